@@ -1,0 +1,16 @@
+//! What the macros write into the user's crate. Not part of the interface.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "not part of the interface")]
+
+pub use tokio;
+
+#[inline(always)]
+pub fn assert_send<T: ?Sized + Send>(_: &T) {}
+
+#[inline(always)]
+pub fn assert_static<T: ?Sized + 'static>(_: &T) {}
+
+#[cfg(feature = "rt-multi-thread")]
+pub fn multi_thread_builder() -> tokio::runtime::Builder {
+    tokio::runtime::Builder::new_multi_thread()
+}

@@ -1,0 +1,398 @@
+//! Which coroutine runs on this thread, and what it shares with its parent.
+//!
+//! "Current" is the coroutine whose stack the thread runs on. While a parent
+//! polls a future for a coroutine, nothing is current: a wait there could only
+//! suspend the wrong stack.
+//!
+//! ```text
+//!   parent's stack                     coroutine's stack
+//!   ──────────────                     ─────────────────
+//!   poll()            POLLING
+//!     resume ─────── header ─────────▶ plain code
+//!                                        await_sync(future)
+//!                                          slot = Waiting(future)
+//!                    POLLING ◀───────────  pending = &slot, suspend
+//!     slot.poll(cx)
+//!       Pending: return, and come back with the next poll
+//!       Ready: the slot holds the output
+//!     resume ─────── header ─────────▶     takes the output
+//! ```
+//!
+//! # Invariants
+//!
+//! - C1 `CURRENT` points to the header of the coroutine on whose stack the
+//!   thread runs, or is `POLLING` on the stack of its parent, or null. Whoever
+//!   changes it puts the former value back, on unwinding too.
+//! - C2 A header outlives its coroutine: the owner of the coroutine owns the
+//!   header, and leaks it if it leaks the coroutine.
+//! - C3 `pending` is set only while the coroutine is suspended in
+//!   [`Header::wait`], whose frame holds the slot. The parent clears it before
+//!   it resumes, so that nobody looks at the slot while the coroutine runs.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::ptr;
+use std::thread;
+
+use super::pending::{End, Pollable, Slot};
+use super::spans::Spans;
+use crate::ground::error::Cancelled;
+use crate::ground::switch::Yielder;
+use crate::ground::unwind::Hidden;
+
+/// How often a cancellation is thrown at code that swallows it.
+const MOST_THROWS: u32 = 32;
+
+/// How a waiting call wants to hear of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// It unwinds.
+    Unwind,
+    /// It gets an error.
+    Error,
+    /// It is itself cleanup: it goes on until the budget ends, and then gets
+    /// an error.
+    Cleanup,
+}
+
+/// Why [`Header::wait`] has no output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfinished {
+    Cancelled,
+    Refused,
+    Entered,
+    Forbidden,
+}
+
+/// What a coroutine shares with its parent.
+///
+/// Both sides see it through shared references and raw pointers only, so it is
+/// made of cells.
+pub(crate) struct Header {
+    name: Cow<'static, str>,
+    yielder: Cell<*const Yielder>,
+    pending: Cell<Option<*mut dyn Pollable>>,
+    wait: Cell<Wait>,
+    /// Set together with one of the three below it, so that the fast path has
+    /// one thing to look at.
+    attention: Cell<bool>,
+    /// The run is cancelled. Stays set.
+    cancelled: Cell<bool>,
+    /// The budget for cleanup is over. Only after `cancelled`; stays set.
+    expired: Cell<bool>,
+    /// The coroutine can neither wait nor unwind and must be leaked. Only
+    /// after `cancelled`; stays set.
+    stuck: Cell<bool>,
+    throws: Cell<u32>,
+    shields: Cell<u32>,
+    no_suspends: Cell<u32>,
+    suspensions: Cell<u64>,
+    /// The unwinds that are in progress on the suspended stack.
+    hidden: Cell<Hidden>,
+    spans: Spans,
+}
+
+impl Header {
+    pub(crate) fn new(name: Cow<'static, str>) -> Header {
+        Header {
+            name,
+            yielder: Cell::new(ptr::null()),
+            pending: Cell::new(None),
+            wait: Cell::new(Wait::Unwind),
+            attention: Cell::new(false),
+            cancelled: Cell::new(false),
+            expired: Cell::new(false),
+            stuck: Cell::new(false),
+            throws: Cell::new(0),
+            shields: Cell::new(0),
+            no_suspends: Cell::new(0),
+            suspensions: Cell::new(0),
+            hidden: Cell::new(Hidden::NONE),
+            spans: Spans::new(),
+        }
+    }
+
+    // The coroutine's side.
+
+    /// Called first on the coroutine's stack.
+    pub(crate) fn entered(&self, yielder: &Yielder) {
+        self.yielder.set(yielder);
+        self.reenter();
+    }
+
+    /// Suspends until the parent has polled `future` to its end.
+    ///
+    /// Must be called on the stack of the coroutine that this header belongs
+    /// to, which is what [`current`] gives.
+    #[inline(always)]
+    pub(crate) fn wait<F: Future>(&self, future: F, wait: Wait) -> Result<F::Output, Unfinished> {
+        if self.attention.get() && !self.may_wait(wait) {
+            return Err(Unfinished::Cancelled);
+        }
+        let mut slot = Slot::Waiting(future);
+        let pointer: *mut (dyn Pollable + '_) = &raw mut slot;
+        // SAFETY: only the lifetime changes. The pointer is used while this
+        // frame is suspended, or not at all (C3).
+        let pointer: *mut (dyn Pollable + 'static) = unsafe { std::mem::transmute(pointer) };
+        self.pending.set(Some(pointer));
+        self.wait.set(wait);
+        self.suspend();
+        match slot {
+            Slot::Ready(output) => Ok(output),
+            Slot::Panicked(payload) => resume_unwind(payload),
+            Slot::Ended(End::Cancelled) => {
+                self.throws.set(self.throws.get() + 1);
+                Err(Unfinished::Cancelled)
+            }
+            Slot::Ended(End::Refused) => Err(Unfinished::Refused),
+            Slot::Ended(End::Entered) => Err(Unfinished::Entered),
+            Slot::Ended(End::Forbidden) => Err(Unfinished::Forbidden),
+            Slot::Waiting(_) => unreachable!("resumed before the future was ready"),
+        }
+    }
+
+    #[inline(always)]
+    fn suspend(&self) {
+        #[cfg(greenhack_threads)]
+        self.hidden.set(if thread::panicking() {
+            Hidden::ONE
+        } else {
+            Hidden::NONE
+        });
+        // SAFETY: `entered` has set it to the yielder of this coroutine, which
+        // lives at the base of the stack that we run on.
+        let yielder = unsafe { &*self.yielder.get() };
+        yielder.suspend();
+        self.reenter();
+    }
+
+    /// The stand-in runs the coroutine on a thread with a `CURRENT` of its own.
+    #[inline(always)]
+    fn reenter(&self) {
+        if cfg!(greenhack_threads) {
+            CURRENT.set(self);
+        }
+    }
+
+    /// Whether a wait may begin in a run that is cancelled.
+    #[cold]
+    fn may_wait(&self, wait: Wait) -> bool {
+        // What unwinds, or is shielded, cannot be unwound again.
+        let can_throw = self.shields.get() == 0 && !thread::panicking();
+        if self.expired.get() {
+            if wait == Wait::Unwind && !can_throw {
+                self.get_stuck();
+            }
+        } else if wait == Wait::Cleanup || !can_throw {
+            return true;
+        }
+        self.throws.set(self.throws.get() + 1);
+        if self.throws.get() > MOST_THROWS {
+            self.get_stuck();
+        }
+        false
+    }
+
+    /// Gives up: the parent sees it and leaks this coroutine.
+    fn get_stuck(&self) -> ! {
+        self.stuck.set(true);
+        self.suspend();
+        unreachable!("a coroutine that is stuck is never resumed");
+    }
+
+    /// Runs `f` with cancellation held back; then delivers it.
+    pub(crate) fn shield<R>(&self, f: impl FnOnce() -> R) -> Result<R, Unfinished> {
+        let output = self.counted(&self.shields, f);
+        let deliver = self.cancelled.get() && self.shields.get() == 0 && !thread::panicking();
+        if deliver && !self.may_wait(Wait::Unwind) {
+            return Err(Unfinished::Cancelled);
+        }
+        Ok(output)
+    }
+
+    /// Runs `f`, in which a wait that is not ready at once is an error.
+    pub(crate) fn no_suspend<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.counted(&self.no_suspends, f)
+    }
+
+    fn counted<R>(&self, counter: &Cell<u32>, f: impl FnOnce() -> R) -> R {
+        struct Count<'a>(&'a Cell<u32>);
+        impl Drop for Count<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        counter.set(counter.get() + 1);
+        let _count = Count(counter);
+        f()
+    }
+
+    /// How often the coroutine has been suspended with its task pending.
+    pub(crate) fn suspensions(&self) -> u64 {
+        self.suspensions.get()
+    }
+
+    // The parent's side.
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The slot of the future that the suspended coroutine waits for.
+    ///
+    /// # Safety
+    ///
+    /// - The coroutine must be suspended, and not be resumed while the slot is
+    ///   borrowed.
+    /// - The slot must not be borrowed twice.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the slot is not part of the header")]
+    pub(crate) unsafe fn pending(&self) -> Option<Pin<&mut dyn Pollable>> {
+        self.pending.get().map(|slot| {
+            // SAFETY: the slot is in the frame of `wait`, which is suspended
+            // and does not look at it (C3); the caller has the only reference.
+            let slot = unsafe { &mut *slot };
+            // SAFETY: the slot stays in that frame until the future in it has
+            // been dropped; a leaked frame is never freed.
+            unsafe { Pin::new_unchecked(slot) }
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn settle(&self) {
+        self.pending.set(None);
+    }
+
+    #[inline(always)]
+    pub(crate) fn hidden(&self) -> &Cell<Hidden> {
+        &self.hidden
+    }
+
+    #[inline(always)]
+    pub(crate) fn count_suspension(&self) {
+        self.suspensions.set(self.suspensions.get() + 1);
+    }
+
+    pub(crate) fn forbids_suspension(&self) -> bool {
+        self.no_suspends.get() > 0
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.get()
+    }
+
+    pub(crate) fn set_cancelled(&self) {
+        self.cancelled.set(true);
+        self.attention.set(true);
+    }
+
+    pub(crate) fn set_expired(&self) {
+        self.expired.set(true);
+    }
+
+    /// Whether the wait that the coroutine is suspended in can be ended by a
+    /// cancellation now.
+    pub(crate) fn can_be_interrupted(&self) -> bool {
+        if self.expired.get() {
+            self.wait.get() != Wait::Unwind || self.can_be_unwound()
+        } else {
+            self.wait.get() != Wait::Cleanup && self.can_be_unwound()
+        }
+    }
+
+    fn can_be_unwound(&self) -> bool {
+        self.shields.get() == 0 && !self.hidden.get().is_unwinding()
+    }
+}
+
+/// Leaves a wait that was cancelled.
+#[cold]
+pub(crate) fn throw_cancelled() -> ! {
+    resume_unwind(Box::new(Cancelled::new()))
+}
+
+/// Where the caller stands.
+pub(crate) enum Place<'a> {
+    /// On a coroutine's stack.
+    In(&'a Header),
+    /// On the stack of a parent that polls or drops a future of a coroutine.
+    Polling,
+    /// Neither.
+    Outside,
+}
+
+thread_local! {
+    static CURRENT: Cell<*const Header> = const { Cell::new(ptr::null()) };
+}
+
+/// Its address stands for [`Place::Polling`].
+static POLLING_MARK: u64 = 0;
+
+#[inline(always)]
+fn polling() -> *const Header {
+    (&raw const POLLING_MARK).cast()
+}
+
+/// Returns the place where the caller stands.
+///
+/// `frame` is something in the caller's frame: the place is that of the stack
+/// which the frame is on, and must not outlive it.
+#[inline(always)]
+pub(crate) fn current<'a>(_frame: &'a ()) -> Place<'a> {
+    let header = CURRENT.get();
+    if header.is_null() {
+        Place::Outside
+    } else if header == polling() {
+        Place::Polling
+    } else {
+        // SAFETY: it is the header of the coroutine on whose stack we run
+        // (C1), which it outlives (C2), and so this frame.
+        Place::In(unsafe { &*header })
+    }
+}
+
+/// Makes `header` current until [`resumed`](Visit::resumed) is over.
+///
+/// A visit is the time that a parent spends with its coroutine: in a poll, or
+/// in a cancellation. Nothing is current in it but while the coroutine runs.
+pub(crate) struct Visit<'a> {
+    outer: *const Header,
+    header: &'a Header,
+    spans: super::spans::Base,
+}
+
+impl<'a> Visit<'a> {
+    #[inline]
+    pub(crate) fn begin(header: &'a Header) -> Visit<'a> {
+        Visit {
+            spans: header.spans.mount(),
+            outer: CURRENT.replace(polling()),
+            header,
+        }
+    }
+
+    /// Runs `f` with the header current: a switch to the coroutine and back.
+    #[inline(always)]
+    pub(crate) fn resumed<R>(&self, f: impl FnOnce() -> R) -> R {
+        CURRENT.set(self.header);
+        // A switch does not unwind, so no guard is needed.
+        let result = f();
+        CURRENT.set(polling());
+        result
+    }
+}
+
+impl Drop for Visit<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.set(self.outer);
+        self.header.spans.unmount(&self.spans);
+    }
+}

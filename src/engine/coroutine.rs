@@ -1,0 +1,274 @@
+//! A coroutine, and the protocol between it and the parent that polls it.
+//!
+//! A [`Coroutine`] runs a closure that returns `T`. Its owner polls it like a
+//! future; the closure, and whatever it calls, waits through
+//! [`Header::wait`](super::context::Header::wait).
+//!
+//! # The protocol
+//!
+//! 1. [`Coroutine::new`] puts the closure on a stack. Nothing runs yet.
+//! 2. [`Coroutine::poll`] resumes it until it ends, or until a future that it
+//!    waits for is pending. The future is polled on the caller's stack.
+//! 3. [`Coroutine::cancel`] drops that future, on the caller's stack, and
+//!    resumes the coroutine with the news: its wait unwinds. If a destructor
+//!    waits in turn, the coroutine is suspended again, and the owner goes on
+//!    with 2.
+//! 4. [`Coroutine::expire`] ends that patience: waits that can fail do so.
+//! 5. A coroutine that is dropped while it is suspended is leaked.
+//!
+//! # Invariants
+//!
+//! - I1 No unwind leaves the closure given to the switch: [`root`] catches
+//!   all. The stack switch sees unwinds on neither side.
+//! - I2 A coroutine is created, resumed, and its stack freed, on one thread.
+//!   The type is neither `Send` nor `Sync`; the owners that are `Send` compare
+//!   a thread token before they touch it.
+//! - I3 A future is polled and dropped on the parent's stack, with nothing
+//!   current, and before the coroutine hears of a cancellation.
+//! - I4 A coroutine that is suspended in the middle of an unwind, or shielded,
+//!   is not unwound: [`Header::can_be_interrupted`] is asked first.
+//! - I5 Between two resumes the thread's tokio state is the same: when the
+//!   coroutine is to stay suspended, the [`Spot`] must be that of the poll.
+//! - I6 The stack of a leaked coroutine is never used again, and its header
+//!   never freed.
+//!
+//! # Safety
+//!
+//! - Dropped early: the owner cancels; what cannot end is leaked (I6).
+//! - Forgotten: the stack stays as it is for ever and is never resumed. What
+//!   the closure borrows lives as long, as the caller of `new` promises.
+//! - Polled again after its end: the owners do not; `poll` panics.
+//! - A panic in a poll or a drop of the awaited future is caught by the slot,
+//!   a panic of the closure by `root`.
+//! - On the wrong thread: see I2.
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::context::{Header, Visit};
+use super::pending::End;
+use crate::ground::ambient::Spot;
+use crate::ground::error::{Cancelled, Payload};
+use crate::ground::report;
+use crate::ground::switch::{Stack, Switch, Yielder};
+use crate::ground::unwind;
+use crate::memory::pool;
+
+/// What became of the closure.
+pub(crate) type Outcome<T> = Result<T, Payload>;
+
+/// A closure on a stack of its own.
+pub(crate) struct Coroutine<T> {
+    /// `None` when it has ended.
+    switch: Option<Switch<Outcome<T>>>,
+    header: Rc<Header>,
+    /// The panic of an awaited future that was dropped by a cancellation.
+    drop_panic: Option<Payload>,
+}
+
+impl<T> Coroutine<T> {
+    /// Puts `f` on `stack`.
+    ///
+    /// # Safety
+    ///
+    /// What `f` and `T` borrow must live until the coroutine has ended, and for
+    /// ever if it is leaked or forgotten.
+    #[inline]
+    pub(crate) unsafe fn new<F>(stack: Stack, name: Cow<'static, str>, f: F) -> Coroutine<T>
+    where
+        F: FnOnce() -> T,
+    {
+        let header = Rc::new(Header::new(name));
+        let pointer = Rc::as_ptr(&header);
+        let root = move |yielder: &Yielder| {
+            // SAFETY: the header outlives the coroutine (C2).
+            root(unsafe { &*pointer }, yielder, f)
+        };
+        // SAFETY: `root` catches every panic (I1); the caller keeps the borrows.
+        let switch = unsafe { Switch::new(stack, root) };
+        Coroutine {
+            switch: Some(switch),
+            header,
+            drop_panic: None,
+        }
+    }
+
+    /// Runs the coroutine until it ends or waits for a future that is pending.
+    ///
+    /// `spot` is where tokio polls this. It is an argument because the owners
+    /// need it too.
+    ///
+    /// # Panics
+    ///
+    /// If the coroutine has ended.
+    #[inline]
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, spot: Spot) -> Poll<Outcome<T>> {
+        let switch = self.switch.as_mut().expect("polled after its end");
+        let visit = Visit::begin(&self.header);
+        let mut resumed = false;
+        loop {
+            // SAFETY: the coroutine is suspended, or has not run; the borrow
+            // ends before the resume below.
+            if let Some(mut pending) = unsafe { self.header.pending() } {
+                if pending.as_mut().poll(cx).is_pending() {
+                    // If it has not run, nothing has changed since last time.
+                    let end = if resumed {
+                        must_not_stay(&self.header, spot)
+                    } else {
+                        None
+                    };
+                    let Some(end) = end else {
+                        return Poll::Pending;
+                    };
+                    // A panic of the drop has shown itself; the refusal is
+                    // what the waiting call hears of.
+                    let _ = pending.end(end);
+                }
+                self.header.settle();
+            } else if self.header.is_stuck() {
+                return Poll::Pending;
+            }
+            if let Some(outcome) = resume(&visit, &self.header, switch) {
+                drop(visit);
+                self.free();
+                return Poll::Ready(outcome);
+            }
+            resumed = true;
+        }
+    }
+
+    /// Cancels the coroutine, and runs it until it ends or waits again.
+    ///
+    /// `Pending` means that [`poll`](Self::poll) should go on, unless
+    /// [`is_stuck`](Self::is_stuck).
+    #[cold]
+    pub(crate) fn cancel(&mut self) -> Poll<Outcome<T>> {
+        self.header.set_cancelled();
+        self.interrupt()
+    }
+
+    /// Ends the time for cleanup: waits that can fail do so from now on.
+    ///
+    /// `Pending` means that the coroutine cannot end.
+    #[cold]
+    pub(crate) fn expire(&mut self) -> Poll<Outcome<T>> {
+        self.header.set_expired();
+        self.interrupt()
+    }
+
+    fn interrupt(&mut self) -> Poll<Outcome<T>> {
+        if self.header.is_stuck() || !self.header.can_be_interrupted() {
+            return Poll::Pending;
+        }
+        let switch = self.switch.as_mut().expect("cancelled after its end");
+        let visit = Visit::begin(&self.header);
+        // The future goes first, here; then the coroutine hears of it (I3).
+        // SAFETY: the coroutine is suspended; the borrow ends before the resume.
+        if let Some(pending) = unsafe { self.header.pending() } {
+            if let Err(payload) = pending.end(End::Cancelled) {
+                self.drop_panic.get_or_insert(payload);
+            }
+            self.header.settle();
+        }
+        match resume(&visit, &self.header, switch) {
+            Some(outcome) => {
+                drop(visit);
+                self.free();
+                Poll::Ready(outcome)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    /// Whether the coroutine can neither wait nor unwind any more.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.header.is_stuck()
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.header.is_cancelled()
+    }
+
+    /// The panic that a cancelled coroutine leaves behind, if any.
+    pub(crate) fn left_panic(&mut self, outcome: Outcome<T>) -> Option<Payload> {
+        let of_closure = outcome.err().filter(|payload| !payload.is::<Cancelled>());
+        self.drop_panic.take().or(of_closure)
+    }
+
+    /// Leaks the coroutine. That it is dropped as it is would do the same, but
+    /// for the reason.
+    #[cold]
+    pub(crate) fn leak(mut self, why: &str) {
+        self.leak_in_place(why);
+    }
+
+    fn leak_in_place(&mut self, why: &str) {
+        if let Some(switch) = self.switch.take() {
+            report::leaked(self.header.name(), why);
+            // Dropping a suspended switch leaks its stack.
+            drop(switch);
+            std::mem::forget(Rc::clone(&self.header));
+        }
+    }
+
+    /// Gives the stack back.
+    #[inline]
+    fn free(&mut self) {
+        if let Some(switch) = self.switch.take() {
+            pool::give(switch.into_stack());
+        }
+    }
+}
+
+impl<T> Drop for Coroutine<T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.switch.is_some() {
+            self.leak_in_place("it was dropped while suspended");
+        }
+    }
+}
+
+/// The first frame on the coroutine's stack.
+fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome<T> {
+    header.entered(yielder);
+    catch_unwind(AssertUnwindSafe(f))
+}
+
+/// Switches to the coroutine and back.
+#[inline(always)]
+fn resume<T>(
+    visit: &Visit<'_>,
+    header: &Header,
+    switch: &mut Switch<Outcome<T>>,
+) -> Option<Outcome<T>> {
+    // Whatever unwinds on our stack is none of the coroutine's business, and
+    // the other way round.
+    let ours = unwind::hide();
+    unwind::show(header.hidden().get());
+    let outcome = visit.resumed(|| switch.resume());
+    if !cfg!(greenhack_threads) {
+        header.hidden().set(unwind::hide());
+    }
+    unwind::show(ours);
+    outcome
+}
+
+/// Why a coroutine that has just run must not stay suspended, if so.
+#[inline]
+fn must_not_stay(header: &Header, spot: Spot) -> Option<End> {
+    if !spot.is_still_here() {
+        return Some(End::Refused);
+    }
+    // In an unwind a panic would abort; the guard does less harm.
+    if spot.has_entered_another_runtime() && !header.hidden().get().is_unwinding() {
+        return Some(End::Entered);
+    }
+    if header.forbids_suspension() {
+        return Some(End::Forbidden);
+    }
+    header.count_suspension();
+    None
+}

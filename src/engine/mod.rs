@@ -1,0 +1,6 @@
+//! Row 2: coroutines, and the futures that they wait for.
+
+pub(crate) mod context;
+pub(crate) mod coroutine;
+pub(crate) mod pending;
+pub(crate) mod spans;

@@ -1,0 +1,45 @@
+//! What the crate says unasked: events, and the count of leaked runs.
+//!
+//! With the feature `tracing` they are tracing events with the target
+//! `greenhack`, without it they are lines on standard error.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static LEAKED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many suspended runs this process had to leak.
+///
+/// A run is leaked, with its stack and all that lives on it, only where it can
+/// neither be resumed nor unwound: it was dropped where its destructors must
+/// await and nothing can drive them, it outlived its cleanup budget, or its
+/// thread ended. Each leak is also reported as an error event. A service that
+/// sees this number rise has a bug that the events name.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(greenhack::leaked_runs(), 0);
+/// ```
+pub fn leaked_runs() -> u64 {
+    LEAKED.load(Ordering::Relaxed)
+}
+
+/// Counts and reports a leaked run.
+#[cold]
+pub(crate) fn leaked(name: &str, why: &str) {
+    LEAKED.fetch_add(1, Ordering::Relaxed);
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: "greenhack", run = name, why, "a suspended run was leaked");
+    #[cfg(not(feature = "tracing"))]
+    eprintln!("greenhack: a suspended run was leaked: {name}: {why}");
+}
+
+/// Reports something that went a worse way than it should.
+#[cold]
+pub(crate) fn warn(what: &str, remedy: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "greenhack", remedy, "{what}");
+    #[cfg(not(feature = "tracing"))]
+    eprintln!("greenhack: {what}; {remedy}");
+}

@@ -1,0 +1,280 @@
+//! Keeps `std::thread::panicking()` a property of the coroutine.
+//!
+//! std counts the unwinds in progress per thread. A coroutine that awaits in a
+//! destructor, while it unwinds, leaves its thread in the middle of an unwind:
+//! everyone else on the thread would see `panicking() == true`, locks would be
+//! poisoned without reason, and a real panic would poison nothing. So the
+//! engine takes the count away with the coroutine ([`hide`]) and brings it back
+//! when the coroutine is resumed ([`show`]). It does the same with the count of
+//! a parent that resumes a coroutine while it unwinds itself.
+//!
+//! There is no function that sets the count; but it is raised by starting an
+//! unwind, and lowered by catching one. A [`Token`] is a small coroutine that
+//! is suspended in the middle of an unwind:
+//!
+//! ```text
+//!              arm: throw, suspend in a destructor     count + 1
+//!   idle  ────────────────────────────────────────▶  armed
+//!         ◀────────────────────────────────────────
+//!              disarm: finish the unwind, catch        count - 1
+//! ```
+//!
+//! To lower the count of a thread some token must have been armed before. The
+//! first ones are armed on a helper thread that ends at once and whose own
+//! count nobody looks at; afterwards every `show` arms as many as the next
+//! `hide` needs.
+//!
+//! # Invariants
+//!
+//! - U1 A token's stack holds no reference into any thread's locals, and std
+//!   looks the count up anew when an unwind is caught. A token may therefore
+//!   be armed on one thread and disarmed on another.
+//! - U2 If std ever counts otherwise, `hide` sees that disarming a token does
+//!   not lower the count and switches the mechanism off. Nothing else relies
+//!   on it: it is about correct answers of `panicking()`, not about memory.
+//!
+//! It costs a few microseconds, and only where an await happens during an
+//! unwind. Elsewhere it is a load and a branch per switch.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::report;
+use super::switch::{Stack, Switch, Yielder};
+
+/// Unwinds in progress that were taken from a thread's count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hidden(u32);
+
+impl Hidden {
+    pub(crate) const NONE: Hidden = Hidden(0);
+
+    /// The mark of a coroutine that unwinds on a thread of its own.
+    #[cfg(greenhack_threads)]
+    pub(crate) const ONE: Hidden = Hidden(1);
+
+    pub(crate) fn is_unwinding(self) -> bool {
+        self.0 > 0
+    }
+}
+
+/// Takes the unwinds in progress from this thread's count.
+#[inline(always)]
+pub(crate) fn hide() -> Hidden {
+    // The stand-in runs each coroutine on its own thread, with its own count.
+    if cfg!(greenhack_threads) || !thread::panicking() {
+        return Hidden::NONE;
+    }
+    lower()
+}
+
+/// Gives back what [`hide`] took.
+#[inline(always)]
+pub(crate) fn show(hidden: Hidden) {
+    if hidden.0 > 0 {
+        raise(hidden.0);
+    }
+}
+
+/// The depth of nested unwinds that is credible; more means that disarming a
+/// token does not lower the count.
+const DEEPEST: u32 = 16;
+
+/// Unwinding needs room: std's and the unwinder's frames in a debug build take
+/// about 10 KiB.
+const TOKEN_STACK: usize = 64 * 1024;
+
+static OFF: AtomicBool = AtomicBool::new(false);
+static IDLE: Mutex<Vec<Token>> = Mutex::new(Vec::new());
+static ARMED: Mutex<Vec<Token>> = Mutex::new(Vec::new());
+
+struct Token(Switch<()>);
+
+// SAFETY: a token is moved between threads while it is suspended. Nothing on
+// its stack belongs to a thread (U1).
+unsafe impl Send for Token {}
+
+impl Token {
+    fn new() -> Option<Token> {
+        let stack = Stack::new(TOKEN_STACK).ok()?;
+        // SAFETY: the closure catches all that it throws, owns all that it
+        // uses, and is resumed before it can be dropped, by `arm`.
+        Some(Token(unsafe { Switch::new(stack, token) }))
+    }
+
+    /// Throws and stops in the middle: the thread's count is one higher.
+    fn arm(&mut self) {
+        assert!(self.0.resume().is_none(), "a token never ends");
+    }
+
+    /// Finishes the unwind: the thread's count is one lower.
+    fn disarm(&mut self) {
+        assert!(self.0.resume().is_none(), "a token never ends");
+    }
+}
+
+/// The life of a token, suspended armed and idle in turn.
+fn token(yielder: &Yielder) {
+    struct SuspendOnDrop<'a>(&'a Yielder);
+
+    impl Drop for SuspendOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.suspend();
+        }
+    }
+
+    loop {
+        let thrown = catch_unwind(AssertUnwindSafe(|| {
+            let _armed = SuspendOnDrop(yielder);
+            resume_unwind(Box::new(()));
+        }));
+        drop(thrown);
+        yielder.suspend();
+    }
+}
+
+fn pop(list: &Mutex<Vec<Token>>) -> Option<Token> {
+    list.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn push(list: &Mutex<Vec<Token>>, token: Token) {
+    list.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(token);
+}
+
+#[cold]
+fn lower() -> Hidden {
+    if OFF.load(Ordering::Relaxed) {
+        return Hidden::NONE;
+    }
+    let mut lowered = 0;
+    while thread::panicking() {
+        let Some(mut token) = pop(&ARMED).or_else(first_tokens) else {
+            break;
+        };
+        token.disarm();
+        push(&IDLE, token);
+        lowered += 1;
+        if lowered > DEEPEST {
+            OFF.store(true, Ordering::Relaxed);
+            report::warn(
+                "this standard library counts panics in an unknown way",
+                "`thread::panicking()` is not kept apart between coroutines",
+            );
+            raise(lowered);
+            return Hidden::NONE;
+        }
+    }
+    Hidden(lowered)
+}
+
+#[cold]
+fn raise(count: u32) {
+    for _ in 0..count {
+        // Without a stack for it the count stays too low, which is the less
+        // harmful side: `panicking()` is false in one more destructor.
+        let Some(mut token) = pop(&IDLE).or_else(Token::new) else {
+            return;
+        };
+        token.arm();
+        push(&ARMED, token);
+    }
+}
+
+/// Arms the first tokens on a thread whose count nobody looks at.
+fn first_tokens() -> Option<Token> {
+    let helper = thread::Builder::new()
+        .name("greenhack-unwind".to_owned())
+        .spawn(|| {
+            for _ in 0..DEEPEST {
+                let Some(mut token) = Token::new() else { break };
+                token.arm();
+                push(&ARMED, token);
+            }
+        })
+        .ok()?;
+    helper.join().ok()?;
+    pop(&ARMED)
+}
+
+#[cfg(all(test, not(greenhack_threads), panic = "unwind"))]
+mod tests {
+    use super::*;
+
+    /// Runs `f` in the middle of an unwind.
+    fn while_unwinding(f: impl FnOnce()) {
+        struct OnDrop<F: FnOnce()>(Option<F>);
+        impl<F: FnOnce()> Drop for OnDrop<F> {
+            fn drop(&mut self) {
+                (self.0.take().unwrap())();
+            }
+        }
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let _guard = OnDrop(Some(f));
+            resume_unwind(Box::new("the unwind of the test"));
+        }));
+        assert!(caught.is_err());
+    }
+
+    #[test]
+    fn hiding_lowers_and_showing_raises() {
+        while_unwinding(|| {
+            assert!(thread::panicking());
+            let hidden = hide();
+            assert!(hidden.is_unwinding());
+            assert!(!thread::panicking());
+            show(hidden);
+            assert!(thread::panicking());
+        });
+        assert!(!thread::panicking());
+    }
+
+    #[test]
+    fn nested_unwinds_are_counted() {
+        while_unwinding(|| {
+            while_unwinding(|| {
+                let hidden = hide();
+                assert_eq!(hidden, Hidden(2));
+                assert!(!thread::panicking());
+                show(hidden);
+            });
+            assert!(thread::panicking());
+        });
+        assert!(!thread::panicking());
+    }
+
+    #[test]
+    fn a_mutex_locked_while_hidden_is_not_poisoned() {
+        let mutex = Mutex::new(0);
+        while_unwinding(|| {
+            let hidden = hide();
+            *mutex.lock().unwrap() += 1;
+            show(hidden);
+        });
+        assert_eq!(*mutex.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn tokens_are_reused_on_other_threads() {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                thread::spawn(|| {
+                    for _ in 0..100 {
+                        while_unwinding(|| {
+                            let hidden = hide();
+                            assert!(!thread::panicking());
+                            show(hidden);
+                        });
+                        assert!(!thread::panicking());
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The verbs that wait.
+#![forbid(unsafe_code)]
+
+use std::future::IntoFuture;
+
+use super::outside;
+use crate::engine::context::{Place, Unfinished, Wait, current, throw_cancelled};
+use crate::ground::error::{Cancelled, NotAwaited, Refusal};
+use crate::ground::report;
+
+/// Suspends the calling plain function until `future` is ready, and returns its
+/// output.
+///
+/// In a run ([`run_sync`](crate::run_sync), [`run_sync_local`](crate::run_sync_local),
+/// [`#[entry]`](macro@crate::entry)) the whole call stack is suspended and the thread serves other
+/// tasks. A future that is ready at once does not yield to them. The future may
+/// borrow from the caller and need not be `Send`. It is polled on the stack of
+/// the task, not on the run's.
+///
+/// Outside a run it blocks the thread, where that is allowed:
+///
+/// | called | `await_sync` | [`try_await_sync`] |
+/// |---|---|---|
+/// | in a run | suspends | `Ok` |
+/// | on a thread that may block: with a runtime entered, in `spawn_blocking` or `block_in_place` | blocks, on that runtime | `Ok` |
+/// | on a plain thread, without a runtime | blocks, on a runtime of the process, see [`enter_runtime`](crate::enter_runtime) | `Ok` |
+/// | in async code: a task, the future of a `block_on`, a future that `await_sync` polls | panics | `Err`, with the future |
+///
+/// So a library can call it, and be used by plain programs and in tokio
+/// services alike.
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, `future` is dropped, then this call unwinds with
+/// [`Cancelled`] as its payload. Code that catches it meets it again at its
+/// next wait. A wait that is already part of an unwind, in a destructor, is
+/// not interrupted, but limited by the
+/// [`cleanup_budget`](crate::Builder::cleanup_budget). To hold cancellation
+/// back, use [`shield`](crate::shield); to get an error instead, use
+/// [`await_or_cancelled`].
+///
+/// # Panics
+///
+/// - In async code, see the table. The message says what to write.
+/// - With the panic of `future`, which can be caught here.
+/// - In a run, if the caller's stack holds a scope of tokio's that can't stay
+///   open: a destructor of a task that runs because a runtime is dropped here;
+///   in debug builds also an `EnterGuard` of another runtime.
+/// - In [`no_suspend`](crate::no_suspend), if the future is not ready at once.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::await_sync;
+///
+/// fn answer() -> u32 {
+///     await_sync(async { 42 })
+/// }
+///
+/// // On a plain thread:
+/// assert_eq!(answer(), 42);
+///
+/// // In a task:
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// assert_eq!(greenhack::run_sync(answer).await, 42);
+/// # });
+/// ```
+#[inline]
+#[track_caller]
+pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
+    match current(&()) {
+        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
+            Ok(output) => output,
+            Err(unfinished) => stop(unfinished),
+        },
+        Place::Polling => refuse(Refusal::Polling),
+        Place::Outside => match outside::runtime() {
+            Ok(handle) => outside::block_on(&handle, future.into_future()),
+            Err(refusal) => refuse(refusal),
+        },
+    }
+}
+
+/// Waits like [`await_sync`], or gives `future` back where waiting is not
+/// possible.
+///
+/// # Errors
+///
+/// In async code, and while the thread's locals are destroyed. `future` has
+/// been neither turned into a future nor polled.
+///
+/// # Cancel safety
+///
+/// As [`await_sync`].
+///
+/// # Panics
+///
+/// As [`await_sync`], but not in async code.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::try_await_sync;
+///
+/// assert_eq!(try_await_sync(async { 1 }).unwrap(), 1);
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let error = try_await_sync(async { 1 }).unwrap_err();
+/// assert!(error.is_async_code());
+/// assert_eq!(error.into_inner().await, 1);
+/// # });
+/// ```
+#[inline]
+#[track_caller]
+pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<F>> {
+    match current(&()) {
+        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
+            Ok(output) => Ok(output),
+            Err(unfinished) => stop(unfinished),
+        },
+        Place::Polling => Err(NotAwaited::new(future, Refusal::Polling)),
+        Place::Outside => match outside::runtime() {
+            Ok(handle) => Ok(outside::block_on(&handle, future.into_future())),
+            Err(refusal) => Err(NotAwaited::new(future, refusal)),
+        },
+    }
+}
+
+/// Waits like [`await_sync`], but a cancellation is an error instead of an
+/// unwind.
+///
+/// For code that must not unwind, such as callbacks of C libraries, or that
+/// has an error channel of its own, such as [`std::io::Read`]. The cancellation
+/// stays: every further wait of the run ends with it. A run that goes on for
+/// more than 32 waits is leaked, so that a loop can't spin for ever.
+///
+/// Outside a run it is [`await_sync`]: there, nothing is cancelled.
+///
+/// # Errors
+///
+/// If the run is cancelled, unless it is [shielded](crate::shield) or unwinds
+/// here, and in any case when its cleanup budget is over. `future` has been
+/// dropped.
+///
+/// # Panics
+///
+/// As [`await_sync`].
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+///
+/// fn read(future: impl Future<Output = io::Result<usize>>) -> io::Result<usize> {
+///     greenhack::await_or_cancelled(future).unwrap_or_else(|cancelled| Err(io::Error::other(cancelled)))
+/// }
+///
+/// assert_eq!(read(async { Ok(3) }).unwrap(), 3);
+/// ```
+#[inline]
+#[track_caller]
+pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancelled> {
+    match current(&()) {
+        Place::In(header) => match header.wait(future.into_future(), Wait::Error) {
+            Ok(output) => Ok(output),
+            Err(Unfinished::Cancelled) => Err(Cancelled::new()),
+            Err(unfinished) => stop(unfinished),
+        },
+        _ => Ok(await_sync(future)),
+    }
+}
+
+/// Waits in a destructor, if at all possible, and never unwinds for want of it.
+///
+/// A `Drop` that must await has to cope with where it is run. In a run this
+/// suspends, also when the run is cancelled: the future is driven on until the
+/// [`cleanup_budget`](crate::Builder::cleanup_budget) is over. On a thread that
+/// may block it blocks. In async code it can't wait: it drops the future unpolled
+/// and reports a warning, and the resource has to do without (a connection is
+/// closed instead of returned).
+///
+/// Returns `None` if `future` was dropped before it was ready.
+///
+/// # Panics
+///
+/// With the panic of `future`.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+///
+/// struct Transaction(Rc<Cell<&'static str>>);
+///
+/// impl Drop for Transaction {
+///     fn drop(&mut self) {
+///         let state = &self.0;
+///         greenhack::await_in_drop(async { state.set("rolled back") });
+///     }
+/// }
+///
+/// let state = Rc::new(Cell::new("open"));
+/// drop(Transaction(state.clone()));
+/// assert_eq!(state.get(), "rolled back");
+/// ```
+#[inline]
+#[track_caller]
+pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
+    let refused = match current(&()) {
+        Place::In(header) => {
+            return match header.wait(future.into_future(), Wait::Cleanup) {
+                Ok(output) => Some(output),
+                Err(Unfinished::Cancelled) => None,
+                Err(unfinished) => stop(unfinished),
+            };
+        }
+        Place::Polling => future,
+        Place::Outside => match outside::runtime() {
+            Ok(handle) => return Some(outside::block_on(&handle, future.into_future())),
+            Err(_) => future,
+        },
+    };
+    drop(refused);
+    report::warn(
+        "a destructor was to await in async code, where it can't, and has given up",
+        "drop the value in code run by `greenhack::run_sync(|| ..)`",
+    );
+    None
+}
+
+/// Returns whether the caller is in a run, where [`await_sync`] suspends.
+///
+/// It is `false` in a future that [`await_sync`] polls, on plain threads, and
+/// in async code. It can be called anywhere.
+///
+/// # Examples
+///
+/// ```
+/// assert!(!greenhack::in_context());
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// assert!(greenhack::run_sync(greenhack::in_context).await);
+/// # });
+/// ```
+pub fn in_context() -> bool {
+    matches!(current(&()), Place::In(_))
+}
+
+/// The verb as a method: `future.await_sync()`.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::AwaitExt;
+///
+/// assert_eq!(async { 7 }.await_sync(), 7);
+/// ```
+pub trait AwaitExt: IntoFuture {
+    /// Suspends the calling plain function until this is ready, see
+    /// [`await_sync`].
+    ///
+    /// # Panics
+    ///
+    /// As [`await_sync`].
+    #[track_caller]
+    fn await_sync(self) -> Self::Output;
+}
+
+impl<F: IntoFuture> AwaitExt for F {
+    #[inline]
+    fn await_sync(self) -> Self::Output {
+        await_sync(self)
+    }
+}
+
+/// Says why async code can't wait, and what to write.
+#[cold]
+#[track_caller]
+fn refuse(refusal: Refusal) -> ! {
+    panic!("{}", refusal.message())
+}
+
+/// Leaves a wait in a run that has no output.
+#[cold]
+#[track_caller]
+pub(crate) fn stop(unfinished: Unfinished) -> ! {
+    match unfinished {
+        Unfinished::Cancelled => throw_cancelled(),
+        Unfinished::Refused => panic!(
+            "`await_sync` called inside a tokio runtime that this stack drives or drops, and \
+             which can't stay open meanwhile; let its tasks end before you drop it"
+        ),
+        Unfinished::Entered => panic!(
+            "`await_sync` called while another runtime is entered; drop the guard of \
+             `Handle::enter()` before, or write `await_sync(async {{ .. }})` inside of it \
+             for what needs that runtime"
+        ),
+        Unfinished::Forbidden => panic!(
+            "`await_sync` had to suspend inside `greenhack::no_suspend`; await the future before \
+             or after it"
+        ),
+    }
+}

@@ -1,0 +1,210 @@
+//! The settings of a run.
+#![forbid(unsafe_code)]
+
+use std::any::type_name;
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::task::LocalKey;
+
+use super::local_run::LocalRun;
+use super::run::{Key, Run};
+use crate::memory::pool;
+
+/// How long the cleanup of a cancelled run may await, unless it says otherwise.
+const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
+
+/// Returns a [`Builder`], to start a run with other than the default settings.
+///
+/// # Examples
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let sum = greenhack::builder()
+///     .name("sum")
+///     .stack_size(256 * 1024)
+///     .run_sync(|| 1 + 1)
+///     .await;
+/// assert_eq!(sum, 2);
+/// # });
+/// ```
+pub fn builder() -> Builder {
+    Builder::default()
+}
+
+/// The settings of a run, made by [`builder`].
+#[derive(Default)]
+#[must_use = "a builder does nothing until `run_sync` or `run_sync_local` is called"]
+pub struct Builder {
+    name: Option<Cow<'static, str>>,
+    stack_size: Option<usize>,
+    cleanup_budget: Option<Duration>,
+    caller_runtime: bool,
+    carried: Vec<Box<dyn Key>>,
+}
+
+impl Builder {
+    /// Sets the name that events and messages call the run by.
+    ///
+    /// The default is the type name of its closure, which tells the function
+    /// that it is written in.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = greenhack::builder().name("orders");
+    /// assert!(format!("{builder:?}").contains("orders"));
+    /// ```
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the size of the run's stack, in bytes. The default is 1 MiB.
+    ///
+    /// Memory is committed page by page when it is first used, so an ample size
+    /// costs address space only. Less than 32 KiB is rounded up. A run that
+    /// overruns its stack hits a guard page, which ends the process as it does
+    /// on a thread's stack.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// // 4 MiB on the stack, which the default does not hold.
+    /// fn hungry() -> u8 {
+    ///     let bytes = std::hint::black_box([1_u8; 4 << 20]);
+    ///     bytes[bytes.len() / 2]
+    /// }
+    /// let run = greenhack::builder().stack_size(16 << 20).run_sync_local(hungry);
+    /// assert_eq!(run.await, 1);
+    /// # });
+    /// ```
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Sets how long destructors and [shielded](crate::shield) code of the run
+    /// may go on awaiting once it is cancelled. The default is 10 seconds.
+    ///
+    /// When it is over, [`await_or_cancelled`](crate::await_or_cancelled) and
+    /// [`await_in_drop`](crate::await_in_drop) fail, so that what remains can
+    /// end. A plain [`await_sync`](crate::await_sync) in a destructor that runs
+    /// because of an unwind can't fail in Rust; such a run is leaked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let builder = greenhack::builder().cleanup_budget(Duration::from_secs(60));
+    /// assert!(format!("{builder:?}").contains("60s"));
+    /// ```
+    pub fn cleanup_budget(mut self, budget: Duration) -> Self {
+        self.cleanup_budget = Some(budget);
+        self
+    }
+
+    /// Sets whether a run on a worker sees the caller's runtime as the current
+    /// one. The default is `false`: the worker's own.
+    ///
+    /// Where [`run_sync`](Self::run_sync) hands the run to a worker, sockets,
+    /// timers and tasks that the run makes belong to the worker's runtime: they
+    /// are driven by the thread that waits for them. With `true` the caller's
+    /// runtime is entered around each poll, so that what the run spawns goes
+    /// there and outlives the workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+    /// use tokio::runtime::Handle;
+    ///
+    /// let run = greenhack::builder()
+    ///     .caller_runtime(true)
+    ///     .run_sync(|| Handle::current().id());
+    /// assert_eq!(run.await, Handle::current().id());
+    /// # });
+    /// ```
+    pub fn caller_runtime(mut self, enter: bool) -> Self {
+        self.caller_runtime = enter;
+        self
+    }
+
+    /// Carries the value of a [`tokio::task_local!`] key to the worker.
+    ///
+    /// The value is cloned when the run starts; where the key has no value, it
+    /// has none in the run either. Where the run stays in the caller's task,
+    /// it sees all its task-locals anyway.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// tokio::task_local! {
+    ///     static REQUEST: u64;
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+    /// let run = greenhack::builder().carry(&REQUEST).run_sync(|| REQUEST.get());
+    /// assert_eq!(REQUEST.scope(7, run).await, 7);
+    /// # });
+    /// ```
+    pub fn carry<T>(mut self, key: &'static LocalKey<T>) -> Self
+    where
+        T: Clone + Send + 'static,
+    {
+        self.carried.push(Box::new(key));
+        self
+    }
+
+    /// Runs `f` as [`run_sync`](crate::run_sync) does, with these settings.
+    pub fn run_sync<F, T>(self, f: F) -> Run<F, T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        Run::new(self.config::<F>(), f)
+    }
+
+    /// Runs `f` as [`run_sync_local`](crate::run_sync_local) does, with these
+    /// settings.
+    pub fn run_sync_local<F, T>(self, f: F) -> LocalRun<F, T>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        LocalRun::new(self.config::<F>(), f)
+    }
+
+    fn config<F>(self) -> Config {
+        Config {
+            name: self.name.unwrap_or(Cow::Borrowed(type_name::<F>())),
+            stack_size: self.stack_size.unwrap_or(pool::DEFAULT_SIZE),
+            budget: self.cleanup_budget.unwrap_or(DEFAULT_BUDGET),
+            caller_runtime: self.caller_runtime,
+            carried: self.carried,
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("name", &self.name)
+            .field("stack_size", &self.stack_size)
+            .field("cleanup_budget", &self.cleanup_budget)
+            .field("caller_runtime", &self.caller_runtime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings of one run, complete.
+pub(crate) struct Config {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) stack_size: usize,
+    pub(crate) budget: Duration,
+    pub(crate) caller_runtime: bool,
+    pub(crate) carried: Vec<Box<dyn Key>>,
+}

@@ -1,0 +1,12 @@
+//! Row 3: the verbs, and those who drive coroutines.
+
+pub(crate) mod await_sync;
+pub(crate) mod builder;
+pub(crate) mod in_place;
+pub(crate) mod local_run;
+pub(crate) mod outside;
+pub(crate) mod queue;
+pub(crate) mod reaper;
+pub(crate) mod run;
+pub(crate) mod sections;
+pub mod workers;

@@ -1,0 +1,260 @@
+//! The end of runs that nobody awaits any more.
+//!
+//! A run that is dropped while it is suspended is cancelled on the spot: its
+//! stack unwinds before `drop` returns. If a destructor on it awaits, or the
+//! run is [shielded](crate::shield), a [`Reaper`] goes on with it as a task of
+//! the same thread, within the run's budget.
+//!
+//! ```text
+//!   dropped ──▶ on its thread? ──no──▶ a reaper there, which cancels
+//!                    │yes
+//!                 cancel ──▶ ended: done
+//!                    │ suspended again
+//!                 a reaper on this thread ──▶ ended: done
+//!                    │ budget over, or the reaper is dropped
+//!                 polled a little ──▶ expire ──▶ ended: done
+//!                                       │
+//!                                     leaked
+//! ```
+//!
+//! With `panic = "abort"` nothing can unwind. The reaper then runs the
+//! coroutine to its end as if nothing had happened, without a budget.
+//!
+//! # Invariants
+//!
+//! - R1 A reaper that is dropped never makes another: a runtime that is closing
+//!   drops the tasks that it is given at once.
+//! - R2 A reaper touches its coroutine only on the coroutine's thread, and not
+//!   while the thread's locals are destroyed.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
+
+use super::in_place::Home;
+use crate::engine::coroutine::{Coroutine, Outcome};
+use crate::ground::ambient::{Spot, thread_is_alive};
+
+/// Whether a suspended stack can be unwound.
+const CAN_UNWIND: bool = cfg!(panic = "unwind");
+
+/// How often a coroutine is polled where nothing would wake it.
+const A_LITTLE: usize = 64;
+
+/// Ends `coroutine`, whose owner is being dropped.
+#[cold]
+pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
+    if !home.is_this_thread() {
+        return if home.single_threaded {
+            let handle = home.handle.clone();
+            drop(handle.spawn(Reaper::new(coroutine, home)));
+        } else {
+            coroutine.leak("it was dropped on another thread, and its own has no scheduler");
+        };
+    }
+    if !thread_is_alive() {
+        return coroutine.leak("its thread is ending");
+    }
+    // Destructors may want to spawn.
+    let _entered = Handle::try_current()
+        .is_err()
+        .then(|| home.handle.clone())
+        .as_ref()
+        .map(Handle::enter);
+    if CAN_UNWIND {
+        if let Poll::Ready(outcome) = coroutine.cancel() {
+            return finish(coroutine, outcome);
+        }
+        if coroutine.is_stuck() {
+            return coroutine.leak(STUCK);
+        }
+    }
+    spawn(Reaper::new(coroutine, home));
+}
+
+/// Gives `reaper` to this thread's scheduler.
+fn spawn<T: 'static>(reaper: Reaper<T>) {
+    let handle = reaper.home.handle.clone();
+    if reaper.home.single_threaded {
+        drop(handle.spawn(reaper));
+    } else {
+        // Only a `LocalSet` could drive it here, and there is no way to ask
+        // for one but to try. Failing, the reaper is dropped and does what it
+        // can.
+        let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_local(reaper)));
+        drop(spawned);
+    }
+}
+
+const STUCK: &str = "it swallowed its cancellation, or awaits where it cannot be unwound";
+
+/// Lets a panic of the cleanup out, as the drop of any value would.
+fn finish<T>(mut coroutine: Coroutine<T>, outcome: Outcome<T>) {
+    if let Some(payload) = coroutine.left_panic(outcome) {
+        if !thread::panicking() {
+            resume_unwind(payload);
+        }
+    }
+}
+
+/// Drives a cancelled coroutine to its end.
+pub(crate) struct Reaper<T: 'static> {
+    coroutine: Option<Coroutine<T>>,
+    home: Home,
+    deadline: Option<Pin<Box<Sleep>>>,
+    _alive: Alive,
+}
+
+// SAFETY: a reaper touches its coroutine only on the coroutine's thread (R2);
+// all else that it holds is `Send`.
+unsafe impl<T> Send for Reaper<T> {}
+
+impl<T: 'static> Reaper<T> {
+    pub(crate) fn new(coroutine: Coroutine<T>, home: Home) -> Reaper<T> {
+        Reaper {
+            _alive: Alive::of(&home),
+            coroutine: Some(coroutine),
+            home,
+            deadline: None,
+        }
+    }
+
+    /// Starts the clock, at the first poll.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = self.home.budget;
+        if self.deadline.is_none() {
+            // A runtime without a timer panics here. Then there is no limit.
+            self.deadline = catch_unwind(|| Box::pin(sleep(budget))).ok();
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T: 'static> Future for Reaper<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.home.is_this_thread() {
+            // Another thread drives the runtime now. Wait for the right one.
+            return Poll::Pending;
+        }
+        let Some(coroutine) = &mut this.coroutine else {
+            return Poll::Ready(());
+        };
+        let mut poll = Poll::Pending;
+        if CAN_UNWIND && !coroutine.is_cancelled() {
+            poll = coroutine.cancel();
+        }
+        if poll.is_pending() && !coroutine.is_stuck() {
+            poll = coroutine.poll(cx, Spot::here());
+        }
+        if poll.is_pending() && !coroutine.is_stuck() {
+            if !CAN_UNWIND || this.poll_deadline(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let coroutine = this.coroutine.as_mut().expect("it is there");
+            poll = coroutine.expire();
+        }
+        let coroutine = this.coroutine.take().expect("it is there");
+        match poll {
+            Poll::Ready(outcome) => finish(coroutine, outcome),
+            Poll::Pending if coroutine.is_stuck() => coroutine.leak(STUCK),
+            Poll::Pending => coroutine.leak("its cleanup took longer than its budget"),
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<T: 'static> Drop for Reaper<T> {
+    fn drop(&mut self) {
+        let Some(mut coroutine) = self.coroutine.take() else {
+            return;
+        };
+        if !self.home.is_this_thread() || !thread_is_alive() {
+            return coroutine.leak("its runtime has ended on another thread");
+        }
+        let _entered = Handle::try_current()
+            .is_err()
+            .then(|| self.home.handle.enter());
+        let mut poll = Poll::Pending;
+        if CAN_UNWIND && !coroutine.is_cancelled() {
+            poll = coroutine.cancel();
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..A_LITTLE {
+            if poll.is_ready() || coroutine.is_stuck() {
+                break;
+            }
+            poll = coroutine.poll(&mut cx, Spot::here());
+        }
+        if CAN_UNWIND && poll.is_pending() {
+            poll = coroutine.expire();
+        }
+        match poll {
+            Poll::Ready(outcome) => finish(coroutine, outcome),
+            Poll::Pending => coroutine.leak("its runtime has ended before its cleanup"),
+        }
+    }
+}
+
+thread_local! {
+    static ALIVE: Arc<Count> = Arc::default();
+}
+
+/// How many tasks with stacks this thread has, for a worker that shuts down.
+#[derive(Default)]
+struct Count {
+    tasks: AtomicUsize,
+    changed: Notify,
+}
+
+/// One more task with a stack on this thread.
+pub(crate) struct Alive(Option<Arc<Count>>);
+
+impl Alive {
+    /// A reaper for another thread is counted nowhere.
+    fn of(home: &Home) -> Alive {
+        if home.is_this_thread() {
+            Alive::here()
+        } else {
+            Alive(None)
+        }
+    }
+
+    pub(crate) fn here() -> Alive {
+        let count = ALIVE.try_with(Arc::clone).ok();
+        if let Some(count) = &count {
+            count.tasks.fetch_add(1, Ordering::Relaxed);
+        }
+        Alive(count)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.tasks.fetch_sub(1, Ordering::Relaxed);
+            count.changed.notify_one();
+        }
+    }
+}
+
+/// Waits until this thread has no reaper and no other such task left.
+pub(crate) async fn all_done() {
+    let count = ALIVE.with(Arc::clone);
+    while count.tasks.load(Ordering::Relaxed) > 0 {
+        count.changed.notified().await;
+    }
+}

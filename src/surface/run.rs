@@ -1,0 +1,412 @@
+//! [`run_sync`]: a run that any runtime can spawn.
+//!
+//! At its first poll the run decides where its stack will live, for good:
+//!
+//! ```text
+//!   polled by a scheduler that keeps its tasks on one thread
+//!       (current_thread, LocalRuntime, a worker)  ──▶ in place
+//!   polled by anything else                       ──▶ on a worker
+//!
+//!   the caller's task                       a worker's task
+//!   ─────────────────                       ───────────────
+//!   push the job ─────────── queue ───────▶ take `f` from the job, start
+//!   wait for the outcome                    poll the coroutine, or see that
+//!                                           the caller has gone: cancel
+//!   take it ◀─────────────── oneshot ────── send the outcome
+//! ```
+//!
+//! # Invariants
+//!
+//! - H1 `f` is taken out of the job once, under its lock: by the worker that
+//!   starts it, or by the caller that is dropped before. So it either runs or
+//!   is dropped unstarted, and never both.
+//! - H2 The caller's end of the oneshot closes when, and only when, the caller
+//!   is dropped; the worker's task sees it at its next poll, to which the
+//!   closing wakes it.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::future::LocalBoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::task::LocalKey;
+
+use super::builder::{Config, builder};
+use super::in_place::InPlace;
+use super::reaper::Reaper;
+use super::workers::{self, Job, Residents};
+use crate::engine::coroutine::Outcome;
+use crate::ground::ambient::{Spot, is_single_threaded};
+use crate::ground::sync::Mutex;
+
+/// Runs plain code as part of the current task, on a coroutine.
+///
+/// In `f`, and in all that it calls, [`await_sync`](crate::await_sync) waits
+/// for futures: it suspends the coroutine, and the task is pending meanwhile.
+///
+/// The future is `Send`, to be awaited or spawned on any runtime. Where the
+/// scheduler keeps its tasks on one thread, `f` runs in place. On a
+/// multi-thread runtime, whose tasks move between threads, `f` is started by
+/// one of the [workers](crate::workers) of this process, since a stack can't
+/// move; only `f` and its result cross, so what lives on its stack meanwhile
+/// need not be `Send`. For an `f` that isn't `Send` use
+/// [`run_sync_local`](crate::run_sync_local).
+///
+/// A panic of `f` resumes in the task that awaits it. With the feature
+/// `tracing` the caller's span and subscriber are current on the worker too.
+/// Task-locals are carried if they are [named](crate::Builder::carry).
+///
+/// # Cancel safety
+///
+/// If the future is dropped before `f` has started, `f` is dropped. If it is
+/// dropped while `f` waits, the awaited future is dropped and the stack
+/// unwinds, innermost frame first, on its own thread: in place before `drop`
+/// returns, on a worker soon after; `drop` never blocks. Destructors may
+/// themselves wait, see [`cleanup_budget`](crate::Builder::cleanup_budget).
+///
+/// With `panic = "abort"` nothing can unwind: a dropped run is detached and
+/// runs to its end.
+///
+/// # Panics
+///
+/// The future panics with the panic of `f`; if it is polled after its end; if
+/// it has started in place and is then polled on another thread; if the
+/// workers have been shut down; and if there is no memory for a stack.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::await_sync;
+/// use tokio::time::{Duration, sleep};
+///
+/// # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+/// let run = greenhack::run_sync(|| {
+///     await_sync(sleep(Duration::from_millis(1)));
+///     "served"
+/// });
+/// assert_eq!(tokio::spawn(run).await.unwrap(), "served");
+/// # });
+/// ```
+pub fn run_sync<F, T>(f: F) -> Run<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    builder().run_sync(f)
+}
+
+/// The future of [`run_sync`].
+#[must_use = "futures do nothing unless you `.await` or poll them"]
+pub struct Run<F, T: 'static> {
+    state: State<F, T>,
+}
+
+enum State<F, T: 'static> {
+    New(Option<(Config, F)>),
+    InPlace(InPlace<T>),
+    Away(Away<F, T>),
+    Ended,
+}
+
+impl<F, T> Run<F, T> {
+    pub(crate) fn new(config: Config, f: F) -> Self {
+        Run {
+            state: State::New(Some((config, f))),
+        }
+    }
+}
+
+// Nothing is pinned: `f` moves to its own stack before it runs.
+impl<F, T> Unpin for Run<F, T> {}
+
+impl<F, T> Future for Run<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    type Output = T;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        if let State::New(start) = &mut self.state {
+            let (config, f) = start.take().expect("a run was polled after it panicked");
+            self.state = match Handle::try_current() {
+                Ok(handle) if is_single_threaded(&handle, Spot::here()) => {
+                    State::InPlace(InPlace::new(handle, config, f))
+                }
+                handle => State::Away(Away::start(handle.ok(), config, f)),
+            };
+        }
+        let outcome = match &mut self.state {
+            State::InPlace(run) => ready!(run.poll(cx)),
+            State::Away(away) => ready!(away.poll(cx)),
+            State::New(_) | State::Ended => panic!("a run was polled after its end"),
+        };
+        self.state = State::Ended;
+        Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
+    }
+}
+
+impl<F, T> fmt::Debug for Run<F, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").finish_non_exhaustive()
+    }
+}
+
+/// The caller's side of a run on a worker.
+struct Away<F, T: 'static> {
+    name: Cow<'static, str>,
+    job: Arc<Unstarted<F, T>>,
+    outcome: oneshot::Receiver<Outcome<T>>,
+}
+
+impl<F, T> Away<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn start(handle: Option<Handle>, mut config: Config, f: F) -> Self {
+        let (sender, outcome) = oneshot::channel();
+        let name = config.name.clone();
+        let carried = std::mem::take(&mut config.carried);
+        let start = Start {
+            surroundings: Surroundings::of_caller(handle.filter(|_| config.caller_runtime)),
+            carried: carried.iter().filter_map(|key| key.capture()).collect(),
+            config,
+            f,
+            sender,
+        };
+        let job = Arc::new(Unstarted(Mutex::new(Some(start))));
+        if workers::push(job.clone()).is_err() {
+            panic!(
+                "`{name}` was started after `greenhack::workers::shutdown`; \
+                 shut the workers down when the services that use them have ended"
+            );
+        }
+        Away { name, job, outcome }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+        match ready!(Pin::new(&mut self.outcome).poll(cx)) {
+            Ok(outcome) => Poll::Ready(outcome),
+            Err(_) => panic!(
+                "`{}` was cancelled by `greenhack::workers::shutdown`; \
+                 shut the workers down when the services that use them have ended",
+                self.name,
+            ),
+        }
+    }
+}
+
+impl<F, T> Drop for Away<F, T> {
+    fn drop(&mut self) {
+        // What has not started is dropped here and now, outside of the lock.
+        let unstarted = self.job.take();
+        drop(unstarted);
+    }
+}
+
+/// A run on its way to a worker.
+struct Unstarted<F, T>(Mutex<Option<Start<F, T>>>);
+
+struct Start<F, T> {
+    config: Config,
+    f: F,
+    sender: oneshot::Sender<Outcome<T>>,
+    surroundings: Surroundings,
+    carried: Vec<Box<dyn Value>>,
+}
+
+impl<F, T> Unstarted<F, T> {
+    fn take(&self) -> Option<Start<F, T>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take()
+    }
+}
+
+impl<F, T> Job for Unstarted<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn start(&self, residents: &Residents) {
+        let Some(start) = self.take() else {
+            return;
+        };
+        let task = Task {
+            run: Some(TaskRun {
+                state: TaskState::New(Some((start.config, start.f, Handle::current()))),
+                sender: Some(start.sender),
+            }),
+            surroundings: start.surroundings,
+        };
+        if start.carried.is_empty() {
+            residents.spawn(task);
+        } else {
+            let task: LocalBoxFuture<'static, ()> = Box::pin(task);
+            residents.spawn(start.carried.into_iter().fold(task, |task, value| value.scope(task)));
+        }
+    }
+}
+
+/// The worker's side of a run, with what is current around it.
+struct Task<F, T: 'static> {
+    run: Option<TaskRun<F, T>>,
+    surroundings: Surroundings,
+}
+
+impl<F, T> Unpin for Task<F, T> {}
+
+impl<F, T> Future for Task<F, T>
+where
+    F: FnOnce() -> T + 'static,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let _entered = this.surroundings.enter();
+        match &mut this.run {
+            Some(run) => run.poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl<F, T> Drop for Task<F, T> {
+    fn drop(&mut self) {
+        let _entered = self.surroundings.enter();
+        drop(self.run.take());
+    }
+}
+
+struct TaskRun<F, T: 'static> {
+    state: TaskState<F, T>,
+    /// Taken when the caller has gone, or has got its outcome.
+    sender: Option<oneshot::Sender<Outcome<T>>>,
+}
+
+enum TaskState<F, T: 'static> {
+    New(Option<(Config, F, Handle)>),
+    Running(InPlace<T>),
+    Reaping(Reaper<T>),
+    Ended,
+}
+
+impl<F, T> TaskRun<F, T>
+where
+    F: FnOnce() -> T + 'static,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let caller_has_gone = match &mut self.sender {
+            Some(sender) => sender.poll_closed(cx).is_ready(),
+            None => false,
+        };
+        if caller_has_gone {
+            self.sender = None;
+            self.state = match std::mem::replace(&mut self.state, TaskState::Ended) {
+                TaskState::Running(run) => {
+                    let (coroutine, home) = run.into_parts();
+                    TaskState::Reaping(Reaper::new(coroutine, home))
+                }
+                // Not started: `f` is dropped.
+                _ => TaskState::Ended,
+            };
+        }
+        if let TaskState::New(start) = &mut self.state {
+            let (config, f, handle) = start.take().expect("a task starts once");
+            // A panic here, for want of memory, is the caller's to see.
+            let run = catch_unwind(AssertUnwindSafe(|| InPlace::new(handle, config, f)));
+            match run {
+                Ok(run) => self.state = TaskState::Running(run),
+                Err(payload) => return self.end(Err(payload)),
+            }
+        }
+        match &mut self.state {
+            TaskState::Running(run) => {
+                let outcome = ready!(run.poll(cx));
+                self.end(outcome)
+            }
+            TaskState::Reaping(reaper) => Pin::new(reaper).poll(cx),
+            TaskState::New(_) | TaskState::Ended => Poll::Ready(()),
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome<T>) -> Poll<()> {
+        self.state = TaskState::Ended;
+        if let Some(sender) = self.sender.take() {
+            // If the caller has just gone, the outcome is dropped here.
+            drop(sender.send(outcome));
+        }
+        Poll::Ready(())
+    }
+}
+
+/// What is current around the caller, and shall be around the run.
+struct Surroundings {
+    runtime: Option<Handle>,
+    #[cfg(feature = "tracing")]
+    dispatch: tracing::Dispatch,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+}
+
+impl Surroundings {
+    fn of_caller(runtime: Option<Handle>) -> Self {
+        Surroundings {
+            runtime,
+            #[cfg(feature = "tracing")]
+            dispatch: tracing::dispatcher::get_default(Clone::clone),
+            #[cfg(feature = "tracing")]
+            span: tracing::Span::current(),
+        }
+    }
+
+    #[cfg(feature = "tracing")]
+    fn enter(&self) -> impl Sized + use<'_> {
+        // Dropped in this order: the span needs its dispatcher.
+        let dispatch = tracing::dispatcher::set_default(&self.dispatch);
+        let span = self.span.enter();
+        (span, dispatch, self.runtime.as_ref().map(Handle::enter))
+    }
+
+    #[cfg(not(feature = "tracing"))]
+    fn enter(&self) -> impl Sized + use<'_> {
+        self.runtime.as_ref().map(Handle::enter)
+    }
+}
+
+/// A task-local key, of whatever type.
+pub(crate) trait Key: Send + Sync {
+    /// Clones the value that it has in the caller's task.
+    fn capture(&self) -> Option<Box<dyn Value>>;
+}
+
+/// The value of a task-local key.
+pub(crate) trait Value: Send {
+    /// Sets the value for `task`.
+    fn scope(self: Box<Self>, task: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()>;
+}
+
+impl<T: Clone + Send + 'static> Key for &'static LocalKey<T> {
+    fn capture(&self) -> Option<Box<dyn Value>> {
+        let value = self.try_with(Clone::clone).ok()?;
+        Some(Box::new((*self, value)))
+    }
+}
+
+impl<T: Send + 'static> Value for (&'static LocalKey<T>, T) {
+    fn scope(self: Box<Self>, task: LocalBoxFuture<'static, ()>) -> LocalBoxFuture<'static, ()> {
+        let (key, value) = *self;
+        Box::pin(key.scope(value, task))
+    }
+}

@@ -1,0 +1,110 @@
+//! Sections of plain code in which waiting has another meaning.
+#![forbid(unsafe_code)]
+
+use super::await_sync::stop;
+use crate::engine::context::{Place, current};
+
+/// Runs `f` without interruption: a cancellation arrives at its end.
+///
+/// For a section that must not be left half-way, such as a commit and the
+/// bookkeeping after it, and for callbacks of C libraries, through which
+/// nothing can unwind. `f` may wait. If the run is cancelled meanwhile, `f`
+/// goes on within the [`cleanup_budget`](crate::Builder::cleanup_budget), its
+/// result is dropped, and the unwinding begins at the end of the outermost
+/// shield. A panic of `f` passes.
+///
+/// Outside a run it just calls `f`.
+///
+/// # Cancel safety
+///
+/// If the task is dropped in `f`, `f` runs to its end; the code after `shield`
+/// is not reached.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{await_sync, shield};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let committed = greenhack::run_sync(|| {
+///     shield(|| {
+///         await_sync(async { /* commit */ });
+///         true
+///     })
+/// });
+/// assert!(committed.await);
+/// # });
+/// ```
+pub fn shield<R>(f: impl FnOnce() -> R) -> R {
+    match current(&()) {
+        Place::In(header) => header
+            .shield(f)
+            .unwrap_or_else(|unfinished| stop(unfinished)),
+        _ => f(),
+    }
+}
+
+/// Runs `f`, in which no wait may suspend.
+///
+/// An assertion, for code whose effects must not be seen half done by other
+/// tasks of the thread: a wait in `f` that is not ready at once panics. Outside
+/// a run it just calls `f`: blocking a thread lets no other task in.
+///
+/// # Panics
+///
+/// At the wait in `f` that is not ready at once; its future is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{await_sync, no_suspend};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let ready = greenhack::run_sync(|| no_suspend(|| await_sync(async { 1 })));
+/// assert_eq!(ready.await, 1);
+/// # });
+/// ```
+pub fn no_suspend<R>(f: impl FnOnce() -> R) -> R {
+    match current(&()) {
+        Place::In(header) => header.no_suspend(f),
+        _ => f(),
+    }
+}
+
+/// Runs `f`, in which some wait must suspend.
+///
+/// An assertion, for loops that must let other tasks of the thread go on, and
+/// for code that is believed to be on async I/O but might be blocking. Outside
+/// a run it just calls `f`.
+///
+/// # Panics
+///
+/// If `f` returns without having been suspended, at the line of this call.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{await_sync, must_suspend};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// greenhack::run_sync(|| must_suspend(|| await_sync(tokio::task::yield_now()))).await;
+/// let idle = tokio::spawn(greenhack::run_sync(|| must_suspend(|| ())));
+/// assert!(idle.await.unwrap_err().is_panic());
+/// # });
+/// ```
+#[track_caller]
+pub fn must_suspend<R>(f: impl FnOnce() -> R) -> R {
+    match current(&()) {
+        Place::In(header) => {
+            let before = header.suspensions();
+            let output = f();
+            assert!(
+                header.suspensions() > before,
+                "code in `greenhack::must_suspend` never waited for a future that was pending; \
+                 it blocks the thread, or has nothing to wait for"
+            );
+            output
+        }
+        _ => f(),
+    }
+}

@@ -1,0 +1,6 @@
+#[greenhack::entry(local, name = "one", name = "two", local)]
+fn handler() {}
+
+fn main() {
+    let _ = handler();
+}

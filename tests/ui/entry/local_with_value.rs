@@ -1,0 +1,7 @@
+#[greenhack::entry(local = true)]
+fn equals() {}
+
+#[greenhack::entry(local(true))]
+fn list() {}
+
+fn main() {}

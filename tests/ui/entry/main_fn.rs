@@ -1,0 +1,4 @@
+#[greenhack::entry]
+fn main() {
+    greenhack::await_sync(async {});
+}

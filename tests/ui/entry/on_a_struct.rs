@@ -1,0 +1,6 @@
+#[greenhack::entry]
+struct Handler;
+
+fn main() {
+    let _ = Handler;
+}

@@ -1,0 +1,10 @@
+#[greenhack::entry]
+trait Handler {
+    fn handle(&self) {}
+}
+
+impl Handler for () {}
+
+fn main() {
+    ().handle();
+}

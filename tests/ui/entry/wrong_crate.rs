@@ -1,0 +1,4 @@
+#[greenhack::entry(crate = "greenhack")]
+fn literal() {}
+
+fn main() {}

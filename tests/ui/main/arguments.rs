@@ -1,0 +1,4 @@
+#[greenhack::main]
+fn main(args: Vec<String>) {
+    let _ = args;
+}

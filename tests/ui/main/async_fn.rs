@@ -1,0 +1,4 @@
+#[greenhack::main]
+async fn main() {
+    std::future::ready(()).await;
+}

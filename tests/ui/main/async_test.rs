@@ -1,0 +1,6 @@
+#[greenhack::test]
+async fn works() {
+    std::future::ready(()).await;
+}
+
+fn main() {}

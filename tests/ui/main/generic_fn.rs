@@ -1,0 +1,7 @@
+#[greenhack::main]
+fn main<T: Default>() -> Result<(), ()>
+where
+    T: Clone,
+{
+    Ok(())
+}

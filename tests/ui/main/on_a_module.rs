@@ -1,0 +1,8 @@
+#[greenhack::test]
+mod tests {
+    pub fn helper() {}
+}
+
+fn main() {
+    tests::helper();
+}

@@ -1,0 +1,5 @@
+#[greenhack::test]
+#[test]
+fn works() {}
+
+fn main() {}
