@@ -18,5 +18,8 @@ pub use surface::run::{Run, run_sync};
 pub use surface::sections::{must_suspend, no_suspend, shield};
 pub use surface::workers;
 
+#[cfg(feature = "macros")]
+pub use greenhack_macros::{entry, main, test};
+
 #[doc(hidden)]
 pub mod __private;

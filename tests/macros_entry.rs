@@ -399,7 +399,8 @@ mod documented {
     #[allow(unused_variables, non_snake_case)]
     pub fn Documented(unused: u8) -> u8 {
         #![allow(unused_mut)]
-        let mut result = 1;
+        let mut result = 0;
+        result += crate::later(1);
         result
     }
 
@@ -499,6 +500,21 @@ mod spans {
             " INFO below{id=8 double=16}: before\n \
              INFO below{id=8 double=16}: after\n \
              INFO outside\n"
+        );
+    }
+
+    #[cfg(feature = "tracing")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn instrument_works_on_a_worker() {
+        use tracing::Instrument;
+
+        let (log, _guard) = log();
+        let caller = tracing::info_span!("caller");
+        assert_eq!(below(Id(7), String::new()).instrument(caller).await, Ok(0));
+        assert_eq!(
+            lines(&log),
+            " INFO caller:below{id=7 double=14}: before\n \
+             INFO caller:below{id=7 double=14}: after\n"
         );
     }
 

@@ -1,7 +1,35 @@
-//! The attribute macros of greenhack.
+//! The attribute macros of greenhack: [`macro@entry`], [`macro@main`] and
+//! [`macro@test`].
+//!
+//! The crate `greenhack` exports them with its feature `macros`, which is on by
+//! default; nobody has to depend on this one.
+//!
+//! With `GREENHACK_MACROS_DEBUG=1` in the environment of the compiler, each
+//! attribute prints what it writes. Cargo does not know this variable, so touch
+//! the file first:
+//!
+//! ```text
+//! touch src/main.rs && GREENHACK_MACROS_DEBUG=1 cargo check
+//! ```
+//!
+//! # Layout
+//!
+//! ```text
+//! lib.rs           the attributes and their documentation
+//!   entry.rs       #[entry]: the async function around the user's body
+//!     check.rs     what cannot be an entry, and what to write instead
+//!     argument.rs  the arguments: their way into the closure, their bounds
+//!     receiver.rs  `self`: whose it is, and how `&self` becomes a clone
+//!   harness.rs     #[main] and #[test]: a runtime around a function
+//!     borrow.rs    borrows and `impl Trait` in a signature
+//!     function.rs  the function below an attribute
+//!     options.rs   the options between the parentheses
+//! ```
 #![forbid(unsafe_code)]
 
+mod argument;
 mod borrow;
+mod check;
 mod entry;
 mod function;
 mod harness;
@@ -10,30 +38,193 @@ mod receiver;
 
 use proc_macro::TokenStream;
 
-/// entry
+/// Makes a plain function async: its body runs on a coroutine, where
+/// `await_sync` suspends.
+///
+/// The function keeps its name, visibility, generics, arguments and return
+/// type, and becomes an `async fn`. The body stays a plain body: it has no
+/// `.await`, and neither have the functions that it calls.
+///
+/// ```ignore
+/// use greenhack::await_sync;
+///
+/// #[greenhack::entry]
+/// fn checkout(State(shop): State<Shop>, order: Order) -> Result<Receipt, Error> {
+///     let price = shop.price_of(&order)?; // Plain functions that may suspend.
+///     await_sync(shop.bank.charge(price))?;
+///     Ok(Receipt { price })
+/// }
+///
+/// let app = axum::Router::new().route("/checkout", post(checkout));
+/// ```
+///
+/// writes, with its checks left out,
+///
+/// ```ignore
+/// async fn checkout(__arg0: State<Shop>, order: Order) -> Result<Receipt, Error> {
+///     greenhack::builder()
+///         .name("shop::checkout")
+///         .run_sync(move || {
+///             let State(shop) = __arg0;
+///             // The body.
+///         })
+///         .await
+/// }
+/// ```
+///
+/// For one call in a function that is async already, use `run_sync`. For the
+/// function where the program begins, use [`macro@main`].
+///
+/// # Options
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `local` | runs in the task itself; arguments, result and future need not be `Send`, and the future is not (`run_sync_local`) | `run_sync` |
+/// | `stack_size = EXPR` | the size of the stack in bytes | that of the builder |
+/// | `name = "text"` | what dumps and events call the run | the path of the function |
+/// | `carry(KEY, path::KEY)` | the `tokio::task_local!` keys whose values go along to the worker; not needed with `local` | none |
+/// | `crate = path` | where the crate greenhack is | `::greenhack` |
+///
+/// # Arguments
+///
+/// Arguments may be patterns, `mut` or `_`. They and the variables of the body
+/// are dropped on the coroutine, in the order of a plain function. In the async
+/// function, and in its documentation, an argument that is a pattern is called
+/// `__arg0`, by its position.
+///
+/// Arguments and result are `'static`, and without `local` they are `Send`. A
+/// borrowed argument is an error, because a future can be forgotten while its
+/// stack goes on using what it borrows: take `String` rather than `&str`, or an
+/// `Arc`.
+///
+/// # Methods
+///
+/// | receiver | what the body sees |
+/// |---|---|
+/// | `self`, `mut self`, `self: Box<Self>`, `self: Arc<Self>`, `&'static self` | the receiver itself |
+/// | `&self`, `self: &Arc<Self>` | a reference to a clone, made at the first poll |
+/// | `&mut self` | an error |
+///
+/// The future of a `&self` method borrows the original too, as that of any
+/// async method does: it is `Send` if `Self` is `Sync`. The clone is dropped on
+/// the coroutine.
+///
+/// A method of a trait can be implemented by an entry if the trait has it as
+/// `async fn` or as `-> impl Future`. So can one with a default body; there
+/// `Self` has to be `Clone + Send + 'static`. Traits that `#[async_trait]`
+/// rewrites are rewritten too early for this.
+///
+/// In a `&self` method, a macro that takes a format string and isn't of std,
+/// tracing, log, anyhow or eyre does not find `self` in it:
+///
+/// ```ignore
+/// shout!("{self}");     // Does not compile.
+/// shout!("{}", self);
+/// ```
+///
+/// # Other attributes
+///
+/// - `#[instrument]` of tracing makes its span on the coroutine, around the
+///   body. Above and below `#[entry]` mean the same.
+/// - Any other attribute above `#[entry]` sees the plain function, which is
+///   mostly not what it is for.
+/// - Any other attribute below `#[entry]` sees the async function: documentation,
+///   `#[cfg]`, `#[must_use]`, lints, and those of frameworks, such as
+///   `#[axum::debug_handler]`. Lints apply to the body too.
+/// - Those on an argument go along with it.
 #[proc_macro_attribute]
 pub fn entry(args: TokenStream, item: TokenStream) -> TokenStream {
     print(entry::expand(args.into(), item.into()))
 }
 
-/// main
+/// Runs a plain `main` on a coroutine in a tokio runtime of its own.
+///
+/// Everything below `main` can call `await_sync`. The runtime ends when `main`
+/// returns; `main` may return whatever it may without the attribute.
+///
+/// ```ignore
+/// use greenhack::await_sync;
+///
+/// #[greenhack::main]
+/// fn main() -> std::io::Result<()> {
+///     let listener = await_sync(TcpListener::bind("127.0.0.1:3000"))?;
+///     await_sync(axum::serve(listener, app()))
+/// }
+/// ```
+///
+/// writes
+///
+/// ```ignore
+/// fn main() -> std::io::Result<()> {
+///     let runtime = tokio::runtime::Builder::new_current_thread()
+///         .enable_all()
+///         .build_local(Default::default())
+///         .expect("cannot build the tokio runtime");
+///     runtime.block_on(greenhack::builder().name("main").run_sync_local(move || {
+///         // The body.
+///     }))
+/// }
+/// ```
+///
+/// In a program that waits for one thing after another, `await_sync` needs no
+/// attribute: it blocks the thread on a runtime that it starts itself.
+///
+/// # Options
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `flavor = "current_thread"` | a runtime with one thread, on which `tokio::task::spawn_local` works | this one |
+/// | `flavor = "multi_thread"` | a runtime with worker threads, while `main` stays on its own; needs the feature `rt-multi-thread` | |
+/// | `worker_threads = EXPR` | how many; only with `multi_thread` | as many as cores |
+/// | `stack_size = EXPR` | the size of the stack of `main` in bytes | that of the builder |
+/// | `crate = path` | where the crate greenhack is | `::greenhack` |
+///
+/// The function has no arguments, no generics and no `async`. It need not be
+/// called `main`.
+///
+/// # Panics
+///
+/// The function panics if the runtime cannot be built, or if it is called in
+/// another runtime.
 #[proc_macro_attribute]
 pub fn main(args: TokenStream, item: TokenStream) -> TokenStream {
-    print(harness::expand(
-        options::Attribute::Main,
-        args.into(),
-        item.into(),
-    ))
+    let attribute = options::Attribute::Main;
+    print(harness::expand(attribute, args.into(), item.into()))
 }
 
-/// test
+/// Runs a plain function as a test, on a coroutine in a tokio runtime of its
+/// own.
+///
+/// This is `#[test]`: leave that out. `#[should_panic]`, `#[ignore]` and tests
+/// that return a `Result` work as ever.
+///
+/// ```ignore
+/// use greenhack::await_sync;
+///
+/// #[greenhack::test(start_paused = true)]
+/// fn a_minute_passes_at_once() {
+///     let start = tokio::time::Instant::now();
+///     await_sync(tokio::time::sleep(Duration::from_secs(60)));
+///     assert_eq!(start.elapsed().as_secs(), 60);
+/// }
+/// ```
+///
+/// # Options
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `flavor = "current_thread"` | a runtime with one thread, on which `tokio::task::spawn_local` works | this one |
+/// | `flavor = "multi_thread"` | a runtime with worker threads, while the test stays on its own; needs the feature `rt-multi-thread` | |
+/// | `worker_threads = EXPR` | how many; only with `multi_thread` | as many as cores |
+/// | `start_paused = true` | the clock of tokio stands still, and jumps to the next timer when all tasks wait; only with one thread, needs tokio's feature `test-util` | `false` |
+/// | `stack_size = EXPR` | the size of the stack of the test in bytes | that of the builder |
+/// | `crate = path` | where the crate greenhack is | `::greenhack` |
+///
+/// The function has no arguments, no generics and no `async`.
 #[proc_macro_attribute]
 pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
-    print(harness::expand(
-        options::Attribute::Test,
-        args.into(),
-        item.into(),
-    ))
+    let attribute = options::Attribute::Test;
+    print(harness::expand(attribute, args.into(), item.into()))
 }
 
 /// Prints an expansion if `GREENHACK_MACROS_DEBUG` asks for it.

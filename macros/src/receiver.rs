@@ -18,6 +18,8 @@
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 
+use syn::{Receiver, Type};
+
 use crate::function::with_content;
 
 /// The name that stands for `self`.
@@ -29,6 +31,17 @@ pub(crate) const NAME: &str = "__self";
 /// one has to as well.
 pub(crate) fn name(span: Span) -> Ident {
     Ident::new(NAME, Span::call_site().located_at(span))
+}
+
+/// If the receiver is `&self`, returns the type behind the reference.
+pub(crate) fn shared(receiver: &Receiver) -> Option<&Type> {
+    match &*receiver.ty {
+        Type::Reference(ty) if ty.mutability.is_none() => match &ty.lifetime {
+            Some(lifetime) if lifetime.ident == "static" => None,
+            _ => Some(&ty.elem),
+        },
+        _ => None,
+    }
 }
 
 /// Replaces `self` in the body of a method.

@@ -13,9 +13,4 @@ fn missing(id: u32) -> u32 {
     id + 1;
 }
 
-#[greenhack::entry]
-fn question(text: String) -> Result<u32, String> {
-    Ok(text.parse::<u32>()?)
-}
-
 fn main() {}
