@@ -31,8 +31,6 @@ use super::error::Refusal;
 pub(crate) struct Spot {
     worker: Option<usize>,
     task: Option<task::Id>,
-    /// Where `block_in_place` is allowed, it must be looked for as well.
-    may_leave: bool,
     #[cfg(debug_assertions)]
     runtime: Option<tokio::runtime::Id>,
 }
@@ -43,26 +41,15 @@ impl Spot {
         Spot {
             worker: worker_index(),
             task: task::try_id(),
-            may_leave: false,
             #[cfg(debug_assertions)]
             runtime: entered_runtime(),
-        }
-    }
-
-    /// For a poll outside of a single-threaded scheduler.
-    pub(crate) fn that_may_leave(self) -> Spot {
-        Spot {
-            may_leave: true,
-            ..self
         }
     }
 
     /// Whether the caller is still where the spot was taken.
     #[inline]
     pub(crate) fn is_still_here(self) -> bool {
-        self.worker == worker_index()
-            && self.task == task::try_id()
-            && (!self.may_leave || is_polled())
+        self.worker == worker_index() && self.task == task::try_id()
     }
 
     /// Whether another runtime is entered than where the spot was taken. Debug

@@ -33,13 +33,9 @@ impl Home {
     fn here(handle: Handle, budget: Duration) -> Result<Home, &'static str> {
         let spot = Spot::here();
         let single_threaded = ambient::is_single_threaded(&handle, spot);
-        let spot = if single_threaded {
-            spot
-        } else if ambient::is_polled() {
-            spot.that_may_leave()
-        } else {
+        if !single_threaded && !ambient::is_polled() {
             return Err(NOT_POLLED_BY_TOKIO);
-        };
+        }
         // Makes the mark by which a drop sees that the thread is ending.
         ambient::thread_is_alive();
         Ok(Home {
@@ -71,7 +67,7 @@ impl Home {
                 return Ok(spot);
             }
         } else if ambient::is_polled() {
-            return Ok(spot.that_may_leave());
+            return Ok(spot);
         }
         Err(NOT_POLLED_BY_TOKIO)
     }

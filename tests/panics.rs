@@ -1,0 +1,377 @@
+//! Panics across the two stacks, and whose business they are (behaviours 8-12).
+#![cfg(panic = "unwind")]
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use greenhack::{await_sync, builder, run_sync};
+use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal};
+use tokio::task::yield_now;
+
+#[test]
+fn a_panic_of_the_awaited_future_resumes_at_the_wait() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            for suspend in [false, true] {
+                let caught = catch_unwind(|| {
+                    await_sync(async move {
+                        if suspend {
+                            yield_now().await;
+                        }
+                        panic_any(7_u8)
+                    })
+                });
+                assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+                assert!(!thread::panicking());
+            }
+            // Life goes on.
+            await_sync(async {
+                yield_now().await;
+                1
+            })
+        });
+        assert_eq!(run.await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn a_panic_in_the_drop_of_the_awaited_future_resumes_at_the_wait() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let caught = catch_unwind(|| {
+                await_sync(async {
+                    let _guard = on_drop(|| panic_any(7_u8));
+                    yield_now().await;
+                })
+            });
+            assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+            await_sync(yield_now());
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn a_panic_of_the_plain_code_reaches_who_awaits_the_run() {
+    in_each_place(|place| async move {
+        for suspend in [false, true] {
+            let run = place.spawn(move || {
+                if suspend {
+                    await_sync(yield_now());
+                }
+                panic_any(7_u8)
+            });
+            let error = run.await.unwrap_err();
+            assert!(error.is_panic());
+            assert_eq!(error.into_panic().downcast_ref(), Some(&7_u8));
+        }
+    });
+}
+
+#[test]
+fn the_panic_hook_runs_once() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    const WORDS: &str = "the hook runs once";
+    let outer = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref() == Some(&WORDS) {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        outer(info);
+    }));
+    in_each_place(|place| async move {
+        // Through an awaited future, the plain code, and the run.
+        let run = place.spawn(|| await_sync(async { panic_any(WORDS) }));
+        assert!(run.await.unwrap_err().is_panic());
+        assert_eq!(PANICS.swap(0, Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_panic_before_the_first_suspension_is_caught_in_the_caller_of_poll() {
+    support::current_thread().block_on(async {
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            futures::FutureExt::now_or_never(run_sync(|| panic_any(7_u8)))
+        }));
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+    });
+}
+
+#[test]
+fn a_stack_that_does_not_exist_is_a_panic_of_who_awaits_the_run() {
+    in_each_place(|place| async move {
+        let run = place.spawn_with(builder().name("huge").stack_size(usize::MAX), || ());
+        let payload = run.await.unwrap_err().into_panic();
+        let message = support::text(&*payload);
+        assert!(message.contains("no stack of"), "{message}");
+        assert!(message.contains("`huge`"), "{message}");
+        assert!(message.contains("stack_size"), "{message}");
+    });
+}
+
+/// Runs a task that looks at `panicking()` whenever a run is suspended.
+async fn with_a_watcher(watched: impl Future<Output = ()>) {
+    let done = AtomicBool::new(false);
+    let watcher = async {
+        let mut looks = 0;
+        while !done.load(Ordering::Relaxed) {
+            assert!(!thread::panicking());
+            looks += 1;
+            yield_now().await;
+        }
+        assert!(looks > 1);
+    };
+    let watched = async {
+        watched.await;
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(watcher, watched);
+}
+
+fn yield_often() {
+    for _ in 0..5 {
+        await_sync(yield_now());
+    }
+}
+
+#[test]
+fn a_panic_caught_across_suspensions_is_nobody_elses() {
+    in_each_place(|place| async move {
+        with_a_watcher(async {
+            let run = place.spawn(|| {
+                let caught = catch_unwind(|| {
+                    yield_often();
+                    panic_any(7_u8)
+                });
+                yield_often();
+                assert!(!thread::panicking());
+                drop(caught);
+            });
+            run.await.unwrap();
+        })
+        .await;
+    });
+}
+
+/// A run whose destructor awaits while it unwinds.
+fn unwind_slowly(log: &Log) {
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        let _guard = on_drop(|| {
+            assert!(thread::panicking());
+            log.add("in the destructor");
+            yield_often();
+            assert!(thread::panicking());
+        });
+        panic_any(7_u8);
+    }));
+    assert!(!thread::panicking());
+    assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+    log.add("caught");
+}
+
+#[test]
+fn a_destructor_that_awaits_in_an_unwind_is_nobody_elses_panic() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        with_a_watcher(async {
+            let run = place.spawn({
+                let log = log.clone();
+                move || unwind_slowly(&log)
+            });
+            run.await.unwrap();
+        })
+        .await;
+        assert_eq!(log.take(), ["in the destructor", "caught"]);
+    });
+}
+
+#[test]
+fn locks_are_poisoned_by_their_own_coroutine_only() {
+    // One thread, so that all share one count.
+    Fixture::new(Place::InPlace).block_on(async {
+        let log = Log::default();
+        let slow = Place::InPlace.spawn({
+            let log = log.clone();
+            move || unwind_slowly(&log)
+        });
+        yield_now().await;
+        assert_eq!(log.take(), ["in the destructor"]);
+
+        // It is suspended in the middle of an unwind. A sibling's lock is not
+        // poisoned by that,
+        let innocent = Arc::new(Mutex::new(0));
+        let sibling = Place::InPlace.spawn({
+            let innocent = innocent.clone();
+            move || *innocent.lock().unwrap() += 1
+        });
+        sibling.await.unwrap();
+        assert!(!innocent.is_poisoned());
+
+        // a sibling that does panic poisons its lock,
+        let guilty = Arc::new(Mutex::new(0));
+        let sibling = Place::InPlace.spawn({
+            let guilty = guilty.clone();
+            move || {
+                let _guard = guilty.lock().unwrap();
+                panic_any(8_u8);
+            }
+        });
+        assert!(sibling.await.unwrap_err().is_panic());
+        assert!(guilty.is_poisoned());
+
+        // and a panic hook can be set.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(hook);
+
+        slow.await.unwrap();
+        assert_eq!(log.take(), ["caught"]);
+        assert!(!thread::panicking());
+    });
+}
+
+#[test]
+fn many_coroutines_suspended_in_unwinds_at_once_keep_apart() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let runs: Vec<_> = (0..50)
+            .map(|_| {
+                let log = log.clone();
+                place.spawn(move || unwind_slowly(&log))
+            })
+            .collect();
+        for run in runs {
+            run.await.unwrap();
+        }
+        assert_eq!(log.take().len(), 100);
+    });
+}
+
+#[test]
+fn nested_unwinds_are_kept_apart_too() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let caught = catch_unwind(|| {
+                let _guard = on_drop(|| {
+                    let inner = catch_unwind(|| {
+                        let _guard = on_drop(|| {
+                            yield_often();
+                            assert!(thread::panicking());
+                        });
+                        panic_any(8_u8);
+                    });
+                    assert!(inner.is_err());
+                    // The outer unwind goes on.
+                    assert!(thread::panicking());
+                    yield_often();
+                });
+                panic_any(7_u8);
+            });
+            assert!(caught.is_err());
+            assert!(!thread::panicking());
+        });
+        with_a_watcher(async { run.await.unwrap() }).await;
+    });
+}
+
+#[test]
+fn a_run_dropped_by_a_parent_that_unwinds_does_not_see_that_panic() {
+    support::current_thread().block_on(async {
+        let log = Log::default();
+        let (started, wait) = signal();
+        let mut run = Box::pin(greenhack::run_sync_local({
+            let log = log.clone();
+            move || {
+                let _guard = on_drop(|| {
+                    // It is cancelled, so it unwinds; the parent's panic is
+                    // another. Catching its own shows which is counted.
+                    log.add(format!("panicking: {}", thread::panicking()));
+                });
+                let caught = catch_unwind(AssertUnwindSafe(|| {
+                    started.give();
+                    await_sync(std::future::pending::<()>());
+                }));
+                log.add(format!("after the catch: {}", thread::panicking()));
+                std::panic::resume_unwind(caught.unwrap_err());
+            }
+        }));
+        tokio::select! {
+            biased;
+            () = &mut run => unreachable!(),
+            () = wait.wait() => {}
+        }
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let _run = run;
+            panic_any(7_u8);
+        }));
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+        assert_eq!(log.take(), ["after the catch: false", "panicking: true"]);
+        assert!(!thread::panicking());
+    });
+}
+
+#[test]
+fn a_wait_in_the_destructor_of_a_real_panic_works() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let _guard = on_drop(|| await_sync(yield_now()));
+            panic_any(7_u8);
+        });
+        let error = run.await.unwrap_err();
+        assert_eq!(error.into_panic().downcast_ref(), Some(&7_u8));
+    });
+}
+
+/// What an async context manager is for plain code: `exit` is awaited with the
+/// outcome of `body`.
+fn with_async_exit<T, E: std::fmt::Display>(
+    log: &Log,
+    body: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    await_sync(yield_now());
+    let outcome = body();
+    await_sync(async {
+        yield_now().await;
+        match &outcome {
+            Ok(_) => log.add("exit: ok"),
+            Err(error) => log.add(format!("exit: {error}")),
+        }
+    });
+    outcome
+}
+
+#[test]
+fn an_error_that_passes_an_async_exit_is_seen_there_and_can_be_handled() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let handled = with_async_exit(&log, || -> Result<(), String> {
+                    await_sync(yield_now());
+                    Err("no such dish".to_owned())
+                });
+                log.add(format!("handled: {}", handled.unwrap_err()));
+                with_async_exit(&log, || Ok::<_, String>(7)).unwrap()
+            }
+        });
+        assert_eq!(run.await.unwrap(), 7);
+        let expected = ["exit: no such dish", "handled: no such dish", "exit: ok"];
+        assert_eq!(log.take(), expected);
+    });
+}
+
+#[test]
+fn the_message_of_a_panic_names_the_callers_line() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let (_, line, file) = panic_of(|| await_sync(async { panic!("here") }));
+            assert_eq!(line, line!() - 1);
+            assert!(file.ends_with("panics.rs"));
+        });
+        run.await.unwrap();
+    });
+}
