@@ -1,5 +1,5 @@
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-//! Plain functions that wait for tokio futures.
 
 mod engine;
 mod ground;
@@ -23,3 +23,14 @@ pub use greenhack_macros::{entry, main, test};
 
 #[doc(hidden)]
 pub mod __private;
+
+/// The pages of `docs/`.
+#[cfg(any(doc, doctest))]
+pub mod docs {
+    #[doc = include_str!("../docs/comparison.md")]
+    pub mod comparison {}
+    #[doc = include_str!("../docs/design.md")]
+    pub mod design {}
+    #[doc = include_str!("../docs/pitfalls.md")]
+    pub mod pitfalls {}
+}

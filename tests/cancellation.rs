@@ -38,7 +38,9 @@ fn count_leaks() -> impl Drop + FnLeaks {
             leaked_runs() - self.before
         }
     }
-    let _turn = LEAKS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = LEAKS
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     Leaks {
         before: leaked_runs(),
         _turn,
@@ -309,28 +311,24 @@ fn when_the_budget_ends_fallible_waits_fail_and_the_rest_still_runs() {
     runtime.block_on(async {
         let log = Log::default();
         let (ended, end) = signal();
-        let run = tokio::spawn(
-            builder()
-                .cleanup_budget(Duration::from_secs(3))
-                .run_sync({
-                    let log = log.clone();
-                    move || {
-                        let _ended = ended;
-                        let _last = log.on_drop("the last destructor");
-                        let _third = on_drop(|| {
-                            log.add(format!("third: {:?}", await_or_cancelled(pending::<()>())));
-                        });
-                        let _second = on_drop(|| {
-                            log.add(format!("second: {:?}", await_in_drop(pending::<()>())));
-                        });
-                        let _first = on_drop(|| {
-                            await_sync(sleep(Duration::from_secs(1)));
-                            log.add("first: in time");
-                        });
-                        await_sync(pending::<()>());
-                    }
-                }),
-        );
+        let run = tokio::spawn(builder().cleanup_budget(Duration::from_secs(3)).run_sync({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let _last = log.on_drop("the last destructor");
+                let _third = on_drop(|| {
+                    log.add(format!("third: {:?}", await_or_cancelled(pending::<()>())));
+                });
+                let _second = on_drop(|| {
+                    log.add(format!("second: {:?}", await_in_drop(pending::<()>())));
+                });
+                let _first = on_drop(|| {
+                    await_sync(sleep(Duration::from_secs(1)));
+                    log.add("first: in time");
+                });
+                await_sync(pending::<()>());
+            }
+        }));
         yield_now().await;
         let start = tokio::time::Instant::now();
         run.abort();

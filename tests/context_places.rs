@@ -73,7 +73,10 @@ fn in_a_task_await_sync_panics_at_the_callers_line() {
         assert!(file.ends_with("context_places.rs"));
         assert!(message.contains("called in async code"), "{message}");
         assert!(message.contains("write `.await` here"), "{message}");
-        assert!(message.contains("`greenhack::run_sync(|| ..).await`"), "{message}");
+        assert!(
+            message.contains("`greenhack::run_sync(|| ..).await`"),
+            "{message}"
+        );
 
         // The same in the method, and in a task that is spawned.
         let (_, line, _) = panic_of(|| async {}.await_sync());
@@ -119,7 +122,10 @@ fn in_a_future_that_await_sync_polls_await_sync_panics() {
                 assert!(try_await_sync(async {}).unwrap_err().is_async_code());
                 let (message, line, _) = panic_of(|| await_sync(async {}));
                 assert_eq!(line, line!() - 1);
-                assert!(message.contains("itself polled by `await_sync`"), "{message}");
+                assert!(
+                    message.contains("itself polled by `await_sync`"),
+                    "{message}"
+                );
                 assert!(message.contains("run_sync_local"), "{message}");
                 // Still so after a suspension.
                 yield_now().await;
@@ -168,10 +174,9 @@ fn on_a_plain_thread_timers_and_sockets_work() {
     let (server, client) = await_sync(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::join!(
-            async { listener.accept().await.unwrap().1 },
-            async { tokio::net::TcpStream::connect(address).await.unwrap() }
-        )
+        tokio::join!(async { listener.accept().await.unwrap().1 }, async {
+            tokio::net::TcpStream::connect(address).await.unwrap()
+        })
     });
     assert_eq!(server, client.local_addr().unwrap());
     await_sync(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
@@ -464,7 +469,10 @@ fn a_run_must_be_polled_by_tokio() {
     assert!(message.contains("outside a tokio task"), "{message}");
     drop(guard);
     // The hop needs no tokio on the caller's side.
-    assert_eq!(futures::executor::block_on(run_sync(|| await_sync(async { 1 }))), 1);
+    assert_eq!(
+        futures::executor::block_on(run_sync(|| await_sync(async { 1 }))),
+        1
+    );
 }
 
 #[test]

@@ -81,19 +81,27 @@ fn in_place_a_value_changed_in_the_run_is_changed_for_the_task() {
 
 #[test]
 fn over_the_hop_only_named_keys_are_carried() {
-    support::Fixture::new(Place::Worker).block_on(OUTER.scope(1, NESTED.scope(2, async {
-        let read = || (OUTER.try_get().ok(), NESTED.try_get().ok());
-        assert_eq!(run_sync(read).await, (None, None));
-        assert_eq!(builder().carry(&OUTER).run_sync(read).await, (Some(1), None));
-        let both = builder().carry(&OUTER).carry(&NESTED).run_sync(read);
-        assert_eq!(both.await, (Some(1), Some(2)));
-    })));
+    support::Fixture::new(Place::Worker).block_on(OUTER.scope(
+        1,
+        NESTED.scope(2, async {
+            let read = || (OUTER.try_get().ok(), NESTED.try_get().ok());
+            assert_eq!(run_sync(read).await, (None, None));
+            assert_eq!(
+                builder().carry(&OUTER).run_sync(read).await,
+                (Some(1), None)
+            );
+            let both = builder().carry(&OUTER).carry(&NESTED).run_sync(read);
+            assert_eq!(both.await, (Some(1), Some(2)));
+        }),
+    ));
 }
 
 #[test]
 fn a_key_without_a_value_is_not_carried() {
     support::Fixture::new(Place::Worker).block_on(async {
-        let run = builder().carry(&OUTER).run_sync(|| OUTER.try_get().is_err());
+        let run = builder()
+            .carry(&OUTER)
+            .run_sync(|| OUTER.try_get().is_err());
         assert!(run.await);
     });
 }

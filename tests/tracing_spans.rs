@@ -50,7 +50,11 @@ impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
             .flat_map(|scope| scope.from_root())
             .map(|span| span.name())
             .collect();
-        self.0.0.lock().unwrap().push(format!("{}: {}", spans.join(">"), message.0));
+        self.0
+            .0
+            .lock()
+            .unwrap()
+            .push(format!("{}: {}", spans.join(">"), message.0));
     }
 }
 

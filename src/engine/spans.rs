@@ -75,8 +75,8 @@ mod enabled {
                             dispatch.exit(&id);
                             // A subscriber that does not exit it would keep
                             // us here for ever.
-                            let stays = current(dispatch).as_ref() == Some(&id)
-                                && ids.last() == Some(&id);
+                            let stays =
+                                current(dispatch).as_ref() == Some(&id) && ids.last() == Some(&id);
                             ids.push(id);
                             if stays {
                                 break;

@@ -1,7 +1,7 @@
 //! The synchronisation types of the cross-thread code, which loom replaces.
 #![forbid(unsafe_code)]
 
-#[cfg(loom)]
+#[cfg(greenhack_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
-#[cfg(not(loom))]
+#[cfg(not(greenhack_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};

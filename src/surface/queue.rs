@@ -40,8 +40,8 @@ struct Worker {
 
 /// What a worker gets.
 pub(crate) enum Pulled<J> {
-    /// Some jobs; there may be more.
-    Jobs(Vec<J>),
+    /// Some jobs, and whether there are more.
+    Jobs(Vec<J>, bool),
     /// The queue is closed and empty.
     Closed,
 }
@@ -88,7 +88,8 @@ impl<J> Queue<J> {
         Ok(())
     }
 
-    /// Takes up to `most` jobs for `worker`, or leaves its waker.
+    /// Takes a share of the jobs for `worker`, `most` at most, or leaves its
+    /// waker.
     pub(crate) fn poll_pull(
         &self,
         worker: usize,
@@ -103,9 +104,11 @@ impl<J> Queue<J> {
             state.workers[worker].waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let count = most.min(state.jobs.len());
+        // A fair share: the others have been woken too.
+        let count = state.jobs.len().div_ceil(state.workers.len()).min(most);
         state.workers[worker].waker = None;
-        Poll::Ready(Pulled::Jobs(state.jobs.drain(..count).collect()))
+        let jobs = state.jobs.drain(..count).collect();
+        Poll::Ready(Pulled::Jobs(jobs, !state.jobs.is_empty()))
     }
 
     /// Notes that the thread of `worker` is about to park.
@@ -144,7 +147,7 @@ impl<J> State<J> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(greenhack_loom)))]
 mod tests {
     use super::*;
     use futures::task::{ArcWake, waker};
@@ -222,10 +225,22 @@ mod tests {
         for job in 0..6 {
             f.queue.push(job).unwrap();
         }
-        let Poll::Ready(Pulled::Jobs(jobs)) = f.pull(0) else {
-            panic!("there are jobs");
+        let Poll::Ready(Pulled::Jobs(jobs, true)) = f.pull(0) else {
+            panic!("there are more jobs");
         };
         assert_eq!(jobs, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_worker_leaves_their_share_to_the_others() {
+        let f = Fixture::new(3);
+        for job in 0..5 {
+            f.queue.push(job).unwrap();
+        }
+        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [0, 1]));
+        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [2]));
+        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [3]));
+        assert!(matches!(f.pull(2), Poll::Ready(Pulled::Jobs(jobs, false)) if jobs == [4]));
     }
 
     #[test]
@@ -235,13 +250,13 @@ mod tests {
         f.queue.push(1).unwrap();
         f.queue.close();
         assert_eq!(f.queue.push(2), Err(2));
-        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [1]));
+        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs, false)) if jobs == [1]));
         assert!(matches!(f.pull(0), Poll::Ready(Pulled::Closed)));
         assert!(matches!(f.pull(1), Poll::Ready(Pulled::Closed)));
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, greenhack_loom))]
 mod loom_tests {
     use super::*;
     use loom::sync::Arc;
@@ -262,7 +277,7 @@ mod loom_tests {
             while got.len() < 2 {
                 got.extend(loom::future::block_on(std::future::poll_fn(|cx| {
                     queue.poll_pull(0, 1, cx).map(|pulled| match pulled {
-                        Pulled::Jobs(jobs) => jobs,
+                        Pulled::Jobs(jobs, _) => jobs,
                         Pulled::Closed => panic!("nobody closes it"),
                     })
                 })));
@@ -293,7 +308,7 @@ mod loom_tests {
                 }
                 pulled
             }));
-            assert!(matches!(job, Pulled::Jobs(jobs) if jobs == [7]));
+            assert!(matches!(job, Pulled::Jobs(jobs, false) if jobs == [7]));
             assert!(polls <= 2);
             pusher.join().unwrap();
         });

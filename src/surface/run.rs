@@ -253,7 +253,12 @@ where
             residents.spawn(task);
         } else {
             let task: LocalBoxFuture<'static, ()> = Box::pin(task);
-            residents.spawn(start.carried.into_iter().fold(task, |task, value| value.scope(task)));
+            residents.spawn(
+                start
+                    .carried
+                    .into_iter()
+                    .fold(task, |task, value| value.scope(task)),
+            );
         }
     }
 }

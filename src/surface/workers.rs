@@ -82,7 +82,10 @@ impl Builder {
     /// If it is 0.
     #[track_caller]
     pub fn threads(mut self, count: usize) -> Self {
-        assert!(count > 0, "there must be at least one worker; write `.threads(1)`");
+        assert!(
+            count > 0,
+            "there must be at least one worker; write `.threads(1)`"
+        );
         self.threads = Some(count);
         self
     }
@@ -248,10 +251,9 @@ fn work(shared: &Arc<Shared>, index: usize) {
         let residents = Residents::default();
         loop {
             let pull = poll_fn(|cx| shared.queue.poll_pull(index, STARTS_PER_TICK, cx));
-            let Pulled::Jobs(jobs) = pull.await else {
+            let Pulled::Jobs(jobs, more) = pull.await else {
                 break;
             };
-            let more = jobs.len() == STARTS_PER_TICK;
             for job in jobs {
                 job.start(&residents);
             }
