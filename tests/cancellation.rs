@@ -134,24 +134,23 @@ fn a_future_dropped_on_another_thread_unwinds_on_its_own_and_does_not_block() {
     let (ended, end) = signal();
     // Blocks the worker's unwinding until the drop has returned.
     let (allow, allowed) = std::sync::mpsc::channel::<()>();
-    let run = fixture.block_on(async {
-        let (started, wait) = signal();
-        let mut run = Box::pin(run_sync({
-            let log = log.clone();
-            move || {
-                let _ended = ended;
-                let thread = thread::current().id();
-                let _guard = on_drop(move || {
-                    allowed.recv().unwrap();
-                    assert_eq!(thread::current().id(), thread);
-                    log.add("unwound");
-                });
-                started.give();
-                await_sync(pending::<()>());
-            }
-        }));
+    let (started, wait) = signal();
+    let mut run = Box::pin(run_sync({
+        let log = log.clone();
+        move || {
+            let _ended = ended;
+            let thread = thread::current().id();
+            let _guard = on_drop(move || {
+                allowed.recv().unwrap();
+                assert_eq!(thread::current().id(), thread);
+                log.add("unwound");
+            });
+            started.give();
+            await_sync(pending::<()>());
+        }
+    }));
+    fixture.block_on(async {
         tokio::select! { biased; () = &mut run => unreachable!(), () = wait.wait() => {} }
-        run
     });
     thread::spawn(move || drop(run)).join().unwrap();
     assert!(log.take().is_empty());
@@ -618,7 +617,7 @@ fn a_closing_runtime_unwinds_what_is_suspended_on_it() {
                 place.spawn(move || {
                     let _guard = on_drop(|| {
                         // A handle is entered, so destructors can spawn.
-                        let _ = tokio::spawn(async {});
+                        drop(tokio::spawn(async {}));
                         // What is ready at once can still be awaited.
                         await_sync(async {});
                         log.add("unwound");

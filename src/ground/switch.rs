@@ -16,11 +16,11 @@
 //! hand-over, so that the protocol above it can be checked.
 
 #[cfg(not(greenhack_threads))]
+#[allow(clippy::disallowed_types, reason = "this is the file that may")]
 mod native {
     use std::io;
     use std::mem::ManuallyDrop;
 
-    #[allow(clippy::disallowed_types, reason = "this is the file that may")]
     use corosensei::stack::DefaultStack;
     use corosensei::{Coroutine, CoroutineResult};
 
@@ -44,7 +44,6 @@ mod native {
 
     // SAFETY: every method delegates to `DefaultStack`, which keeps the
     // contract (a guard page, at least the minimum size, aligned bounds).
-    #[allow(clippy::disallowed_types, reason = "this is the file that may")]
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> corosensei::stack::StackPointer {

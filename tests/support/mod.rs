@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// Where a run lives.
+#[allow(clippy::enum_variant_names, reason = "`InPlace` is the word")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// `run_sync` as a task of a current-thread runtime.
@@ -66,10 +67,7 @@ impl Fixture {
 
 impl Place {
     /// Spawns `f` as a run in this place; called on the fixture's runtime.
-    pub fn spawn<T: Send + 'static>(
-        self,
-        f: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(self, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         self.spawn_with(greenhack::builder(), f)
     }
 
