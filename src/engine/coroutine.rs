@@ -234,7 +234,17 @@ impl<T> Drop for Coroutine<T> {
 /// The first frame on the coroutine's stack.
 fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome<T> {
     header.entered(yielder);
-    catch_unwind(AssertUnwindSafe(f))
+    catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)))
+}
+
+/// std ends the short backtrace of a panic at a frame with this name. What lies
+/// below are the frames of greenhack, tokio and the thread.
+#[inline(never)]
+fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
+    let output = f();
+    // Not a tail call, which would replace the frame.
+    std::hint::black_box(());
+    output
 }
 
 /// Switches to the coroutine and back.

@@ -299,9 +299,7 @@ mod loom_tests {
                 let queue = queue.clone();
                 thread::spawn(move || queue.push(7).unwrap())
             };
-            let mut polls = 0;
             let job = loom::future::block_on(std::future::poll_fn(|cx| {
-                polls += 1;
                 let pulled = queue.poll_pull(0, 1, cx);
                 if pulled.is_pending() {
                     queue.park(0);
@@ -309,7 +307,32 @@ mod loom_tests {
                 pulled
             }));
             assert!(matches!(job, Pulled::Jobs(jobs, false) if jobs == [7]));
-            assert!(polls <= 2);
+            pusher.join().unwrap();
+        });
+    }
+
+    /// A worker that is stuck while it waits for jobs holds none of them up.
+    #[test]
+    fn a_stuck_worker_holds_no_job_up() {
+        loom::model(|| {
+            let queue = Arc::new(Queue::new(2));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(queue.poll_pull(1, 1, &mut cx).is_pending());
+            let pusher = {
+                let queue = queue.clone();
+                thread::spawn(move || (0..2).for_each(|job| queue.push(job).unwrap()))
+            };
+            for job in 0..2 {
+                let pulled = loom::future::block_on(std::future::poll_fn(|cx| {
+                    queue.unpark(0);
+                    let pulled = queue.poll_pull(0, 1, cx);
+                    if pulled.is_pending() {
+                        queue.park(0);
+                    }
+                    pulled
+                }));
+                assert!(matches!(pulled, Pulled::Jobs(jobs, _) if jobs == [job]));
+            }
             pusher.join().unwrap();
         });
     }

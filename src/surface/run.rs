@@ -42,6 +42,7 @@ use super::builder::{Config, builder};
 use super::in_place::InPlace;
 use super::reaper::Reaper;
 use super::workers::{self, Job, Residents};
+use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::Outcome;
 use crate::ground::ambient::{Spot, is_single_threaded};
 use crate::ground::sync::Mutex;
@@ -162,7 +163,6 @@ impl<F, T> fmt::Debug for Run<F, T> {
 
 /// The caller's side of a run on a worker.
 struct Away<F, T: 'static> {
-    name: Cow<'static, str>,
     job: Arc<Unstarted<F, T>>,
     outcome: oneshot::Receiver<Outcome<T>>,
 }
@@ -174,7 +174,6 @@ where
 {
     fn start(handle: Option<Handle>, mut config: Config, f: F) -> Self {
         let (sender, outcome) = oneshot::channel();
-        let name = config.name.clone();
         let carried = std::mem::take(&mut config.carried);
         let start = Start {
             surroundings: Surroundings::of_caller(handle.filter(|_| config.caller_runtime)),
@@ -185,22 +184,22 @@ where
         };
         let job = Arc::new(Unstarted(Mutex::new(Some(start))));
         if workers::push(job.clone()).is_err() {
+            let name = job
+                .take()
+                .map_or(Cow::Borrowed("a run"), |start| start.config.name);
             panic!(
                 "`{name}` was started after `greenhack::workers::shutdown`; \
                  shut the workers down when the services that use them have ended"
             );
         }
-        Away { name, job, outcome }
+        Away { job, outcome }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         match ready!(Pin::new(&mut self.outcome).poll(cx)) {
             Ok(outcome) => Poll::Ready(outcome),
-            Err(_) => panic!(
-                "`{}` was cancelled by `greenhack::workers::shutdown`; \
-                 shut the workers down when the services that use them have ended",
-                self.name,
-            ),
+            // The workers have been shut down.
+            Err(_) => throw_cancelled(),
         }
     }
 }
@@ -312,11 +311,11 @@ where
     F: FnOnce() -> T + 'static,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let caller_has_gone = match &mut self.sender {
-            Some(sender) => sender.poll_closed(cx).is_ready(),
+        let must_end = match &mut self.sender {
+            Some(sender) => workers::is_closing() || sender.poll_closed(cx).is_ready(),
             None => false,
         };
-        if caller_has_gone {
+        if must_end {
             self.sender = None;
             self.state = match std::mem::replace(&mut self.state, TaskState::Ended) {
                 TaskState::Running(run) => {

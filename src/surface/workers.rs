@@ -10,21 +10,21 @@
 //! service that wants others calls [`Builder::start`] first.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, Id, spawn_local, yield_now};
+use tokio::task::{Id, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::queue::{Pulled, Queue};
@@ -126,8 +126,12 @@ impl Builder {
 ///
 /// Runs that are suspended are cancelled. Their destructors may await until
 /// `limit` is over; what has not ended then is leaked and reported. The workers
-/// don't start again: a run that needs them afterwards panics. There is no need
-/// to call this before the process ends, other than for the cleanup of runs.
+/// don't start again: a run that needs them afterwards panics.
+///
+/// Call it when what uses the workers has ended, so last in `main`. A process
+/// that just ends does not wait for runs that are still unwinding. A task that
+/// awaits a run at this moment panics with [`Cancelled`](crate::Cancelled) as
+/// payload, without a message.
 ///
 /// Does nothing if the workers were never started.
 ///
@@ -261,7 +265,7 @@ fn work(shared: &Arc<Shared>, index: usize) {
                 yield_now().await;
             }
         }
-        residents.abort_all();
+        residents.close();
         let limit = *shared.limit();
         // What is left then is leaked when the runtime drops it.
         let _ = timeout(limit, reaper::all_done()).await;
@@ -279,38 +283,45 @@ fn runtime(shared: &Arc<Shared>, index: usize) -> LocalRuntime {
         .expect("the system gives no poll or timer for a worker")
 }
 
+thread_local! {
+    static CLOSING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the runs of this worker are to end.
+pub(crate) fn is_closing() -> bool {
+    CLOSING.get()
+}
+
 /// The tasks of the runs that live on a worker.
 #[derive(Default)]
 pub(crate) struct Residents {
-    tasks: Rc<RefCell<HashMap<Id, AbortHandle>>>,
+    tasks: Rc<RefCell<HashMap<Id, Waker>>>,
 }
 
 impl Residents {
     /// Spawns the task of a run.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let resident = Resident {
+        spawn_local(Resident {
             task,
             tasks: self.tasks.clone(),
             id: None,
             _alive: reaper::Alive::here(),
-        };
-        let handle = spawn_local(resident).abort_handle();
-        self.tasks.borrow_mut().insert(handle.id(), handle);
+        });
     }
 
-    fn abort_all(&self) {
-        for task in self.tasks.take().into_values() {
-            task.abort();
-        }
+    /// Tells every task, and all that come, to cancel its run.
+    fn close(&self) {
+        CLOSING.set(true);
+        self.tasks.borrow().values().for_each(Waker::wake_by_ref);
     }
 }
 
-/// A task that strikes itself off the list when it ends.
+/// A task that is on the list from its first poll to its end.
 #[pin_project(PinnedDrop)]
 struct Resident<F> {
     #[pin]
     task: F,
-    tasks: Rc<RefCell<HashMap<Id, AbortHandle>>>,
+    tasks: Rc<RefCell<HashMap<Id, Waker>>>,
     id: Option<Id>,
     _alive: reaper::Alive,
 }
@@ -320,8 +331,13 @@ impl<F: Future<Output = ()>> Future for Resident<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        *this.id = tokio::task::try_id();
-        this.task.poll(cx)
+        let poll = this.task.poll(cx);
+        if poll.is_pending() && this.id.is_none() {
+            let id = tokio::task::id();
+            *this.id = Some(id);
+            this.tasks.borrow_mut().insert(id, cx.waker().clone());
+        }
+        poll
     }
 }
 
@@ -330,8 +346,8 @@ impl<F> PinnedDrop for Resident<F> {
     fn drop(self: Pin<&mut Self>) {
         let this = self.project();
         if let Some(id) = this.id {
-            let handle = this.tasks.borrow_mut().remove(id);
-            drop(handle);
+            let waker = this.tasks.borrow_mut().remove(id);
+            drop(waker);
         }
     }
 }
