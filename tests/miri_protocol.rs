@@ -299,13 +299,12 @@ fn a_run_that_never_started_drops_its_closure() {
 fn a_cancellation_drops_the_future_and_then_the_frames() {
     let log = Log::default();
     let (outer, inner, future) = (log.mark("outer"), log.mark("inner"), log.mark("future"));
+    fn deeper(_inner: Mark, future: Mark) {
+        await_sync(future.then(pending::<()>()));
+    }
     let mut run = run_sync_local(move || {
         let _outer = outer;
-        let inner = inner;
-        (|| {
-            let _inner = inner;
-            await_sync(future.then(pending::<()>()));
-        })();
+        deeper(inner, future);
         unreachable!("a cancelled wait returns");
     });
     let rt = runtime();

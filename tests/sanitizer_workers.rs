@@ -16,7 +16,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
 /// How many runs a test starts.
-const RUNS: usize = 200;
+const RUNS: usize = if cfg!(miri) { 6 } else { 200 };
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread()

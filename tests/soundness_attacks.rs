@@ -1,540 +1,496 @@
+//! Attacks with callbacks, panics and ends in odd places, which must do no
+//! harm.
 #![cfg(panic = "unwind")]
-#[path = "soundness/child.rs"]
-mod child;
+
+#[path = "soundness/help.rs"]
+mod help;
 mod support;
 
-use std::cell::{Cell, RefCell};
-use std::future::{Future, pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::future::pending;
+use std::panic::{self, AssertUnwindSafe, UnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use child::{assert_success, in_child};
-use greenhack::{await_in_drop, await_sync, leaked_runs, no_suspend, run_sync, run_sync_local};
-use support::{current_thread, on_drop};
-use tokio::runtime::{Builder, Handle};
-use tokio::task::{block_in_place, yield_now};
-use tokio::time::sleep;
+use futures::stream::{FuturesUnordered, StreamExt};
+use greenhack::{
+    await_in_drop, await_sync, in_context, leaked_runs, no_suspend, run_sync, run_sync_local,
+    shield,
+};
+use help::{AnyRun, poll_once, settle, succeeds_in_child};
+use support::{Log, current_thread, on_drop, signal, text};
+use tokio::task::{JoinHandle, yield_now};
 
-type AnyRun = Pin<Box<dyn Future<Output = ()>>>;
+/// Panics when it is dropped, with another of its kind, and counts it.
+struct Bomb(&'static AtomicUsize);
 
-async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
-}
-
-// 1
-#[test]
-fn a01_tls_lent_to_scoped_thread() {
-    static DROPPED: AtomicBool = AtomicBool::new(false);
-    struct Data(AtomicUsize);
-    impl Drop for Data {
-        fn drop(&mut self) {
-            DROPPED.store(true, SeqCst);
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, SeqCst);
+        if !thread::panicking() {
+            resume_unwind(Box::new(Bomb(self.0)));
         }
     }
-    thread_local! { static DATA: Data = const { Data(AtomicUsize::new(0)) }; }
-    let (tell, told) = mpsc::channel();
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
-    let owner = thread::spawn(move || {
-        current_thread().block_on(async {
-            let mut run = run_sync_local(move || {
-                DATA.with(|data| {
-                    thread::scope(|s| {
-                        s.spawn(|| {
-                            let _ = gone.lock().unwrap().recv();
-                            tell.send(DROPPED.load(SeqCst)).unwrap();
-                            data.0.load(SeqCst);
-                        });
-                        await_sync(pending::<()>());
-                    })
+}
+
+/// Polls the run once and drops it. Returns whether each has panicked, and how
+/// many bombs were dropped, but for those that came out as payloads.
+fn explode(run: impl FnOnce(Bomb) -> AnyRun, drops: &'static AtomicUsize) -> (bool, bool, usize) {
+    current_thread().block_on(async {
+        let mut run = run(Bomb(drops));
+        let polled = AssertUnwindSafe(async { poll_once(&mut run).await.is_pending() });
+        let polled = futures::FutureExt::catch_unwind(polled).await;
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(run)));
+        assert!(!in_context());
+        let outcome = (polled.is_err(), dropped.is_err(), drops.load(SeqCst));
+        std::mem::forget((polled, dropped));
+        outcome
+    })
+}
+
+macro_rules! explosions {
+    ($($name:ident: $run:expr => $outcome:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            static DROPS: AtomicUsize = AtomicUsize::new(0);
+            let run: fn(Bomb) -> AnyRun = |bomb| Box::pin($run(bomb));
+            assert_eq!(explode(run, &DROPS), $outcome);
+            assert_eq!(leaked_runs(), 0);
+        }
+    )*};
+}
+
+explosions! {
+    a_panicking_drop_of_an_unstarted_closure_passes_once: |bomb: Bomb| {
+        // Polled, it ends at once and drops its capture.
+        run_sync_local(move || drop(bomb))
+    } => (true, false, 1);
+    a_panicking_drop_on_the_stack_passes_out_of_poll: |bomb: Bomb| {
+        run_sync_local(move || { let _bomb = bomb; await_sync(async {}) })
+    } => (true, false, 1);
+    a_panicking_drop_of_a_ready_future_passes_out_of_poll: |bomb: Bomb| {
+        run_sync_local(move || await_sync(async move { let _bomb = bomb; }))
+    } => (true, false, 1);
+    a_panicking_drop_of_a_cancelled_future_passes_out_of_drop: |bomb: Bomb| {
+        run_sync_local(move || await_sync(async move { let _bomb = bomb; pending::<()>().await }))
+    } => (false, true, 1);
+    a_panicking_payload_of_the_future_passes_unexploded: |bomb: Bomb| {
+        run_sync_local(move || await_sync(async move { resume_unwind(Box::new(bomb)) }))
+    } => (true, false, 0);
+    a_panicking_payload_of_the_closure_passes_unexploded: |bomb: Bomb| {
+        run_sync_local(move || resume_unwind(Box::new(bomb)))
+    } => (true, false, 0);
+    a_panicking_payload_of_cleanup_passes_out_of_drop: |bomb: Bomb| {
+        run_sync_local(move || {
+            let _ = catch_unwind(|| await_sync(pending::<()>()));
+            resume_unwind(Box::new(bomb))
+        })
+    } => (false, true, 0);
+}
+
+/// Runs `f` and returns the payload of the panic that it has caught itself. What
+/// comes out of the run is forgotten, lest it explode in the hands of the test.
+fn run_whole(f: impl FnOnce() + UnwindSafe + 'static) -> thread::Result<()> {
+    let run = run_sync_local(move || catch_unwind(f));
+    let passed = catch_unwind(AssertUnwindSafe(|| current_thread().block_on(run)));
+    passed.unwrap_or_else(|payload| {
+        std::mem::forget(payload);
+        panic!("a second panic has left the run");
+    })
+}
+
+#[test]
+fn a_panicking_payload_of_a_refused_future_is_contained() {
+    static DROPS: AtomicUsize = AtomicUsize::new(0);
+    let refused = run_whole(|| {
+        no_suspend(|| {
+            await_sync(async {
+                let _bomb = Bomb(&DROPS);
+                pending::<()>().await;
+            })
+        })
+    });
+    let message = text(&*refused.unwrap_err());
+    assert!(message.contains("no_suspend"), "{message}");
+}
+
+#[test]
+fn a_panicking_payload_of_a_second_panic_is_contained() {
+    static DROPS: AtomicUsize = AtomicUsize::new(0);
+    struct Twice;
+    impl Future for Twice {
+        type Output = ();
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            resume_unwind(Box::new("poll"));
+        }
+    }
+    impl Drop for Twice {
+        fn drop(&mut self) {
+            resume_unwind(Box::new(Bomb(&DROPS)));
+        }
+    }
+    let first = run_whole(|| await_sync(Twice));
+    assert_eq!(first.unwrap_err().downcast_ref(), Some(&"poll"));
+}
+
+#[test]
+fn the_result_of_a_run_that_ends_in_its_cancellation_is_dropped_outside() {
+    struct Awaits(Log);
+    impl Drop for Awaits {
+        fn drop(&mut self) {
+            self.0.add(format!("in a run: {}", in_context()));
+            await_in_drop(yield_now());
+        }
+    }
+    let log = Log::default();
+    current_thread().block_on(async {
+        let result = Awaits(log.clone());
+        let mut run = run_sync_local(move || {
+            let _ = catch_unwind(|| await_sync(pending::<()>()));
+            result
+        });
+        assert!(poll_once(&mut run).await.is_pending());
+        drop(run);
+    });
+    assert_eq!(log.take(), ["in a run: false"]);
+}
+
+#[test]
+fn a_closure_that_never_started_is_dropped_and_not_run() {
+    let log = Log::default();
+    current_thread().block_on(async {
+        let (guard, inner) = (log.on_drop("dropped"), log.clone());
+        drop(run_sync_local(move || {
+            inner.add("run");
+            drop(guard);
+        }));
+        let (guard, inner) = (log.on_drop("dropped"), log.clone());
+        drop(run_sync(move || {
+            inner.add("run");
+            drop(guard);
+        }));
+    });
+    assert_eq!(log.take(), ["dropped", "dropped"]);
+}
+
+#[test]
+fn a_run_without_a_stack_fails_and_drops_its_closure() {
+    let log = Log::default();
+    current_thread().block_on(async {
+        let guard = log.on_drop("dropped");
+        let run = greenhack::builder()
+            .stack_size(usize::MAX)
+            .run_sync(move || drop(guard));
+        let message = text(&*tokio::spawn(run).await.unwrap_err().into_panic());
+        assert!(message.contains("stack_size"), "{message}");
+        let small = greenhack::builder().stack_size(0).run_sync(|| 1);
+        assert_eq!(small.await, 1);
+    });
+    assert_eq!(log.take(), ["dropped"]);
+}
+
+#[test]
+fn a_run_that_has_ended_panics_when_it_is_polled_again() {
+    let runtime = current_thread();
+    let mut local = run_sync_local(|| 1);
+    assert_eq!(runtime.block_on(&mut local), 1);
+    let mut other = run_sync(|| -> u8 { resume_unwind(Box::new("first")) });
+    assert!(catch_unwind(AssertUnwindSafe(|| runtime.block_on(&mut other))).is_err());
+    for again in [
+        catch_unwind(AssertUnwindSafe(|| _ = runtime.block_on(&mut local))),
+        catch_unwind(AssertUnwindSafe(|| _ = runtime.block_on(&mut other))),
+    ] {
+        let message = text(&*again.unwrap_err());
+        assert!(message.contains("polled after its end"), "{message}");
+    }
+}
+
+#[test]
+fn a_run_that_is_swapped_while_it_is_suspended_goes_on() {
+    current_thread().block_on(async {
+        let one = |value: u32| {
+            run_sync_local(move || {
+                let on_stack = value;
+                let borrowed = &on_stack;
+                await_sync(async {
+                    yield_now().await;
+                    *borrowed
                 })
+            })
+        };
+        let (mut a, mut b) = (one(1), one(2));
+        assert!(poll_once(&mut a).await.is_pending());
+        assert!(poll_once(&mut b).await.is_pending());
+        std::mem::swap(&mut a, &mut b);
+        let a = Box::new(a);
+        assert_eq!((a.await, b.await), (2, 1));
+    });
+}
+
+#[test]
+fn a_forgotten_run_harms_nobody() {
+    let log = Log::default();
+    current_thread().block_on(async {
+        for _ in 0..4 {
+            let guard = log.on_drop("never");
+            let mut run = run_sync_local(move || {
+                let _guard = guard;
+                await_sync(pending::<()>());
             });
             assert!(poll_once(&mut run).await.is_pending());
             std::mem::forget(run);
-        });
-    });
-    owner.join().unwrap();
-    go.send(()).unwrap();
-    assert!(
-        !told.recv().unwrap(),
-        "the scoped thread holds a reference to dropped data"
-    );
-}
-
-// 2
-#[test]
-fn a02_tls_order() {
-    static USED: AtomicBool = AtomicBool::new(false);
-    struct Data(Cell<bool>);
-    impl Drop for Data {
-        fn drop(&mut self) {
-            self.0.set(true);
-            DEAD.store(true, SeqCst)
+            assert_eq!(run_sync_local(|| await_sync(async { 1 })).await, 1);
         }
-    }
-    static DEAD: AtomicBool = AtomicBool::new(false);
-    thread_local! {
-        static SLOT: RefCell<Option<AnyRun>> = const { RefCell::new(None) };
-        static DATA: Data = const { Data(Cell::new(false)) };
-    }
-    thread::spawn(move || {
-        let rt = current_thread();
-        rt.block_on(run_sync_local(|| ())); // makes the mark
-        SLOT.with(|_| ());
-        rt.block_on(async {
-            let mut run: AnyRun = Box::pin(run_sync_local(|| {
-                DATA.with(|data| {
-                    let _guard = on_drop(|| {
-                        USED.store(DEAD.load(SeqCst), SeqCst);
-                        let _ = &data;
-                    });
-                    await_sync(pending::<()>());
-                })
-            }));
-            assert!(poll_once(&mut run).await.is_pending());
-            SLOT.set(Some(run));
-        });
-    })
-    .join()
-    .unwrap();
-    assert!(
-        !USED.load(SeqCst),
-        "a destructor on the stack had a reference to dropped data"
-    );
-}
-
-// 3
-#[test]
-fn a03_nested_block_on() {
-    let out = in_child("a03_nested_block_on", || {
-        let rt = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let mut run: AnyRun = Box::pin(run_sync_local(|| {
-            block_in_place(|| {
-                Handle::current().block_on(async {
-                    await_sync(pending::<()>());
-                })
-            })
-        }));
-        let r = catch_unwind(AssertUnwindSafe(|| {
-            rt.block_on(async {
-                eprintln!("pending {}", poll_once(&mut run).await.is_pending());
-            })
-        }));
-        eprintln!("{:?}", r.is_err());
-        let r = catch_unwind(AssertUnwindSafe(|| rt.block_on(async {})));
-        eprintln!("{:?}", r.is_err());
-        drop(run);
     });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
+    assert!(log.take().is_empty());
 }
 
-// 4 release
 #[test]
-fn a04_wake_in_shutdown() {
-    struct W(tokio::runtime::Id);
-    impl Wake for W {
-        fn wake(self: Arc<Self>) {
-            if greenhack::in_context() {
-                let r = catch_unwind(|| {
-                    await_sync(async {
-                        yield_now().await;
-                        yield_now().await;
-                    })
-                });
-                eprintln!("wait in wake: {}", r.is_ok());
+fn a_run_that_aborts_itself_and_holds_its_only_handle_ends() {
+    let ended = Arc::new(AtomicUsize::new(0));
+    current_thread().block_on(async {
+        let slot: Arc<Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        let (go, wait) = signal();
+        let (own, count) = (slot.clone(), ended.clone());
+        let handle = tokio::spawn(run_sync(move || {
+            let _guard = on_drop(|| {
+                count.fetch_add(1, SeqCst);
+            });
+            await_sync(wait.wait());
+            let myself = own.lock().unwrap().take().unwrap();
+            myself.abort();
+            let _ = await_sync(myself);
+            unreachable!("nobody outlives himself");
+        }));
+        *slot.lock().unwrap() = Some(handle);
+        drop(slot);
+        go.give();
+        settle().await;
+    });
+    assert_eq!(ended.load(SeqCst), 1);
+    assert_eq!(Arc::strong_count(&ended), 1, "nothing is left of it");
+}
+
+#[test]
+fn a_destructor_can_drop_another_run_which_drops_another() {
+    fn chain(log: Log, length: u32) -> AnyRun {
+        Box::pin(run_sync_local(move || {
+            let next = (length > 0).then(|| chain(log.clone(), length - 1));
+            let _guard = on_drop(|| log.add(length.to_string()));
+            let mut next = next;
+            if let Some(next) = &mut next {
+                await_sync(async { assert!(poll_once(next).await.is_pending()) });
             }
-        }
+            await_sync(pending::<()>());
+        }))
     }
-    let rt = current_thread();
-    let mut run: AnyRun = Box::pin(run_sync_local(|| {
-        let inner = current_thread();
-        let mut task = inner.spawn(pending::<()>());
-        let waker = Waker::from(Arc::new(W(inner.handle().id())));
-        assert!(
-            Pin::new(&mut task)
-                .poll(&mut Context::from_waker(&waker))
-                .is_pending()
-        );
-        inner.shutdown_background();
-    }));
-    rt.block_on(async {
-        eprintln!("{:?}", poll_once(&mut run).await.is_pending());
-    });
-    fn deep(n: u32) -> u32 {
-        if n == 0 {
-            0
-        } else {
-            std::hint::black_box(deep(n - 1)) + 1
-        }
-    }
-    deep(1000);
-    rt.block_on(async {
-        run.await;
-        tokio::spawn(async {}).await.unwrap();
-    });
-}
-
-// 5
-#[test]
-fn a05_seventeen_unwinds() {
-    let out = in_child("a05_seventeen_unwinds", || {
-        fn unwinding(depth: u32) {
-            if depth == 0 {
-                return await_sync(pending());
-            }
-            let r = catch_unwind(|| {
-                let _g = on_drop(|| unwinding(depth - 1));
-                resume_unwind(Box::new(()));
-            });
-            drop(r);
-        }
-        let rt = current_thread();
-        rt.block_on(async {
-            let run = greenhack::builder().cleanup_budget(Duration::ZERO);
-            let mut run = run.run_sync_local(|| unwinding(20));
-            assert!(poll_once(&mut run).await.is_pending());
-            eprintln!("panicking {}", thread::panicking());
-            drop(run);
-            yield_now().await;
-        });
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-struct Resource;
-impl Drop for Resource {
-    fn drop(&mut self) {
-        await_in_drop(yield_now());
-    }
-}
-
-// 6
-#[test]
-fn a06_await_in_drop_no_suspend() {
-    let rt = current_thread();
-    let r = rt.block_on(run_sync_local(|| {
-        catch_unwind(|| no_suspend(|| drop(Resource))).is_ok()
-    }));
-    assert!(r);
-}
-#[test]
-fn a06b_await_in_drop_bip() {
-    let rt = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let r = rt.block_on(run_sync_local(|| {
-        catch_unwind(|| block_in_place(|| drop(Resource))).is_ok()
-    }));
-    assert!(r);
-}
-#[test]
-fn a06c_await_in_drop_abort() {
-    let out = in_child("a06c_await_in_drop_abort", || {
-        let rt = current_thread();
-        rt.block_on(async {
-            let mut run = run_sync_local(|| {
-                let _g = on_drop(|| no_suspend(|| drop(Resource)));
-                await_sync(pending::<()>())
-            });
-            assert!(poll_once(&mut run).await.is_pending());
-        });
-    });
-    assert_success(&out);
-}
-
-// 7
-#[test]
-fn a07_hook_on_drop() {
-    let out = in_child("a07_hook_on_drop", || {
-        std::panic::set_hook(Box::new(|info| {
-            eprintln!("HOOK {info}");
-            std::process::exit(77)
-        }));
-        let rt = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        rt.block_on(async {
-            let mut run = run_sync_local(|| {
-                let _g = Resource;
-                await_sync(pending::<()>())
-            });
-            assert!(poll_once(&mut run).await.is_pending());
-        });
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-// 8
-#[test]
-fn a08_tls_dtor_parker() {
-    let out = in_child("a08_tls_dtor_parker", || {
-        thread_local! { static K: Resource = const { Resource }; }
-        thread::spawn(|| {
-            let _ = Handle::try_current();
-            K.with(|_| ());
-            await_sync(async {});
-        })
-        .join()
-        .unwrap();
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-// 9
-#[test]
-fn a09_unconstrained_root() {
-    let rt = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let err = rt.block_on(tokio::task::unconstrained(async {
-        greenhack::try_await_sync(async { 7 }).unwrap_err()
-    }));
-    assert!(err.is_async_code());
-}
-
-// 10
-#[test]
-fn a10_other_runtime_entered_on_worker() {
-    let other = current_thread();
-    let handle = other.handle().clone();
-    let rt = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    let r = rt.block_on(async {
-        tokio::spawn(async move {
-            let mut run = run_sync(|| {
-                await_sync(yield_now());
-                thread::current().name().unwrap_or("").to_owned()
-            });
-            poll_fn(move |cx| {
-                let _g = handle.enter();
-                Pin::new(&mut run).poll(cx)
-            })
-            .await
-        })
-        .await
-        .unwrap()
-    });
-    assert!(r.starts_with("greenhack-"), "{r}");
-}
-
-// 11
-#[test]
-fn a11_reaper_wakes_after_foreign_drive() {
-    static ENDED: AtomicBool = AtomicBool::new(false);
-    let rt = Arc::new(current_thread());
-    let mut run = rt.block_on(async {
-        let mut run = run_sync(|| {
-            let _g = on_drop(|| ENDED.store(true, SeqCst));
-            await_sync(pending::<()>())
-        });
+    let log = Log::default();
+    current_thread().block_on(async {
+        let mut run = chain(log.clone(), 3);
         assert!(poll_once(&mut run).await.is_pending());
-        run
-    });
-    let other = rt.clone();
-    thread::spawn(move || {
-        let _ = &mut run;
         drop(run);
-        other.block_on(async {
-            for _ in 0..10 {
-                yield_now().await
-            }
-        });
-    })
-    .join()
-    .unwrap();
-    rt.block_on(async {
-        for _ in 0..10 {
-            yield_now().await
-        }
     });
-    assert!(ENDED.load(SeqCst));
+    assert_eq!(log.take(), ["0", "1", "2", "3"]);
 }
 
-// 12
 #[test]
-fn a12_spawned_on_worker_shutdown() {
-    let out = in_child("a12_spawned_on_worker_shutdown", || {
-        static ENDED: AtomicBool = AtomicBool::new(false);
-        let rt = Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        rt.block_on(async {
-            run_sync(|| {
-                let (tx, rx) = tokio::sync::oneshot::channel::<()>();
-                tokio::spawn(run_sync(move || {
-                    let _g = on_drop(|| {
-                        await_sync(sleep(Duration::from_millis(20)));
-                        ENDED.store(true, SeqCst)
-                    });
-                    drop(tx);
-                    await_sync(pending::<()>())
-                }));
-                let _ = await_sync(rx);
-            })
-            .await;
-            greenhack::workers::shutdown(Duration::from_secs(10)).await;
-            assert_eq!(leaked_runs(), 0);
-            assert!(ENDED.load(SeqCst));
+fn deep_nests_of_runs_end_and_are_cancelled() {
+    fn nest(depth: u32, ended: Arc<AtomicUsize>) -> u32 {
+        let _guard = on_drop(|| {
+            ended.fetch_add(1, SeqCst);
         });
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-// 13
-#[test]
-fn a13_small_stack_panic() {
-    let out = in_child("a13_small_stack_panic", || {
-        unsafe { std::env::set_var("RUST_BACKTRACE", "1") };
-        let rt = current_thread();
-        rt.block_on(async {
-            let r = tokio::spawn(
-                greenhack::builder()
-                    .stack_size(0)
-                    .run_sync(|| panic!("on a small stack")),
-            )
-            .await;
-            assert!(r.unwrap_err().is_panic());
-        });
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-// 17
-#[test]
-fn a17_deep() {
-    fn nest(n: u32) -> u32 {
-        if n == 0 {
+        if depth == 0 {
             await_sync(yield_now());
             return 0;
         }
-        let run: Pin<Box<dyn Future<Output = u32>>> = Box::pin(
-            greenhack::builder()
-                .stack_size(64 * 1024)
-                .run_sync_local(move || nest(n - 1)),
-        );
-        await_sync(run) + 1
+        let ended = ended.clone();
+        let run = greenhack::builder()
+            .stack_size(64 * 1024)
+            .run_sync_local(move || nest(depth - 1, ended));
+        let run: Pin<Box<dyn Future<Output = u32>>> = Box::pin(run);
+        1 + await_sync(run)
     }
-    for n in [100, 300, 1000, 2000] {
-        eprintln!("{n}");
-        assert_eq!(
-            current_thread().block_on(run_sync_local(move || nest(n))),
-            n
-        );
-    }
+    const DEPTH: u32 = 200;
+    let ended = Arc::new(AtomicUsize::new(0));
+    current_thread().block_on(async {
+        let run = |ended| run_sync_local(move || nest(DEPTH, ended));
+        assert_eq!(run(ended.clone()).await, DEPTH);
+        assert_eq!(ended.swap(0, SeqCst), DEPTH as usize + 1);
+        let mut run = run(ended.clone());
+        assert!(poll_once(&mut run).await.is_pending());
+        drop(run);
+    });
+    assert_eq!(ended.load(SeqCst), DEPTH as usize + 1);
 }
 
-// 18
 #[test]
-fn a18_no_timer_hook() {
-    static HOOKS: AtomicUsize = AtomicUsize::new(0);
-    let out = in_child("a18_no_timer_hook", || {
-        std::panic::set_hook(Box::new(|_| {
-            HOOKS.fetch_add(1, SeqCst);
-        }));
-        let rt = Builder::new_current_thread().build().unwrap();
-        rt.block_on(async {
+fn a_run_can_make_and_drop_thousands() {
+    static DROPS: AtomicUsize = AtomicUsize::new(0);
+    let rounds = if cfg!(miri) { 10 } else { 3000 };
+    current_thread().block_on(run_sync_local(move || {
+        for _ in 0..rounds {
             let mut run = run_sync_local(|| {
-                let _g = on_drop(|| {
-                    for _ in 0..5 {
-                        await_sync(yield_now())
-                    }
+                let _guard = on_drop(|| {
+                    DROPS.fetch_add(1, SeqCst);
                 });
-                await_sync(pending::<()>())
+                await_sync(pending::<()>());
             });
+            await_sync(async { assert!(poll_once(&mut run).await.is_pending()) });
+        }
+    }));
+    assert_eq!(DROPS.load(SeqCst), rounds);
+}
+
+#[test]
+fn runs_in_a_futures_unordered_are_polled_and_cancelled_alone() {
+    static DROPS: AtomicUsize = AtomicUsize::new(0);
+    current_thread().block_on(async {
+        let mut runs: FuturesUnordered<_> = (0..10)
+            .map(|yields| {
+                run_sync_local(move || {
+                    let _guard = on_drop(|| {
+                        DROPS.fetch_add(1, SeqCst);
+                    });
+                    (0..yields).for_each(|_| await_sync(yield_now()));
+                    yields
+                })
+            })
+            .collect();
+        for expected in 0..5 {
+            assert_eq!(runs.next().await, Some(expected));
+        }
+        assert_eq!(DROPS.load(SeqCst), 5);
+        drop(runs);
+        assert_eq!(DROPS.load(SeqCst), 10);
+    });
+}
+
+#[test]
+fn a_waker_may_drop_the_run_that_it_is_told_of_and_panic() {
+    type SendRun = Pin<Box<dyn Future<Output = u8> + Send>>;
+    struct Drops(Mutex<Option<SendRun>>, Mutex<Option<Sender<()>>>);
+    impl Wake for Drops {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+            drop(self.1.lock().unwrap().take());
+            resume_unwind(Box::new("a waker"));
+        }
+    }
+    let (woken, told) = mpsc::channel();
+    let drops = Arc::new(Drops(Mutex::default(), Mutex::new(Some(woken))));
+    let (go, gone) = mpsc::channel::<()>();
+    let mut run: SendRun = Box::pin(run_sync(move || {
+        let _ = gone.recv();
+        1
+    }));
+    let waker = Waker::from(drops.clone());
+    assert!(
+        run.as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    *drops.0.lock().unwrap() = Some(run);
+    drop(go);
+    assert!(told.recv().is_err(), "it was dropped by the wake");
+    // The workers live.
+    assert_eq!(futures::executor::block_on(run_sync(|| 5)), 5);
+}
+
+#[test]
+fn a_panic_hook_may_await() {
+    succeeds_in_child("a_panic_hook_may_await", || {
+        static AWAITED: AtomicUsize = AtomicUsize::new(0);
+        panic::set_hook(Box::new(|info| {
+            if in_context() {
+                await_sync(yield_now());
+                AWAITED.fetch_add(1, SeqCst);
+            } else {
+                eprintln!("{info}");
+            }
+        }));
+        current_thread().block_on(async {
+            let panics = || {
+                assert!(catch_unwind(|| panic!("caught")).is_err());
+                thread::panicking()
+            };
+            let mut run = run_sync_local(panics);
+            assert!(poll_once(&mut run).await.is_pending());
+            assert!(!thread::panicking());
+            assert!(!run.await);
+            // Cancelled in the hook, which is not interrupted.
+            let mut run = run_sync_local(panics);
             assert!(poll_once(&mut run).await.is_pending());
             drop(run);
-            for _ in 0..20 {
-                yield_now().await
-            }
+            settle().await;
         });
-        eprintln!("hooks {}", HOOKS.load(SeqCst));
-        assert_eq!(HOOKS.load(SeqCst), 0);
-    });
-    eprintln!("{}", String::from_utf8_lossy(&out.stderr));
-    assert_success(&out);
-}
-
-// 19
-#[test]
-fn a19_futures_executor_on_stack() {
-    let rt = current_thread();
-    rt.block_on(async {
-        let mut a =
-            run_sync_local(|| futures::executor::block_on(async { await_sync(yield_now()) }));
-        let r = catch_unwind(AssertUnwindSafe(|| {
-            Pin::new(&mut a).poll(&mut Context::from_waker(Waker::noop()))
-        }));
-        eprintln!("{:?}", r.is_ok());
-        futures::executor::block_on(async {});
+        assert_eq!(AWAITED.load(SeqCst), 2);
+        assert_eq!(leaked_runs(), 0);
     });
 }
 
-// 2b: a run resumed in a TLS destructor
 #[test]
-fn a20_tls_resumed() {
-    static USED: AtomicBool = AtomicBool::new(false);
-    static DEAD: AtomicBool = AtomicBool::new(false);
-    struct Data;
-    impl Drop for Data {
-        fn drop(&mut self) {
-            DEAD.store(true, SeqCst)
-        }
-    }
-    struct Holder(RefCell<Option<(tokio::runtime::Runtime, AnyRun)>>);
-    impl Drop for Holder {
-        fn drop(&mut self) {
-            let (rt, run) = self.0.take().unwrap();
-            rt.block_on(run);
-        }
-    }
-    thread_local! {
-        static SLOT: Holder = const { Holder(RefCell::new(None)) };
-        static DATA: Data = const { Data };
-    }
-    thread::spawn(move || {
-        let rt = current_thread();
-        rt.block_on(async {}); // tokio's locals first
-        SLOT.with(|_| ());
-        let mut run: AnyRun = Box::pin(run_sync_local(|| {
-            DATA.with(|_data| {
-                await_sync(yield_now());
-                USED.store(DEAD.load(SeqCst), SeqCst);
-            })
-        }));
-        rt.block_on(async { assert!(poll_once(&mut run).await.is_pending()) });
-        SLOT.with(|slot| *slot.0.borrow_mut() = Some((rt, run)));
-    })
-    .join()
-    .unwrap();
-    assert!(
-        !USED.load(SeqCst),
-        "resumed code had a reference to dropped data"
+fn code_that_swallows_every_cancellation_is_leaked_without_spinning() {
+    succeeds_in_child(
+        "code_that_swallows_every_cancellation_is_leaked_without_spinning",
+        || {
+            static THROWS: AtomicUsize = AtomicUsize::new(0);
+            current_thread().block_on(async {
+                let mut run = run_sync_local(|| {
+                    loop {
+                        let _ = catch_unwind(|| await_sync(pending::<()>()));
+                        THROWS.fetch_add(1, SeqCst);
+                    }
+                });
+                assert!(poll_once(&mut run).await.is_pending());
+                drop(run);
+            });
+            assert_eq!((THROWS.load(SeqCst), leaked_runs()), (32, 1));
+        },
     );
+}
+
+#[test]
+fn a_shield_that_never_ends_is_leaked_when_its_budget_is_over() {
+    succeeds_in_child(
+        "a_shield_that_never_ends_is_leaked_when_its_budget_is_over",
+        || {
+            current_thread().block_on(async {
+                let builder = greenhack::builder().cleanup_budget(Duration::ZERO);
+                let mut run = builder.run_sync_local(|| shield(|| await_sync(pending::<()>())));
+                assert!(poll_once(&mut run).await.is_pending());
+                drop(run);
+                assert_eq!(leaked_runs(), 0);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            });
+            assert_eq!(leaked_runs(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_panic_of_a_carried_clone_is_the_callers_and_drops_the_closure() {
+    struct NoClone;
+    impl Clone for NoClone {
+        fn clone(&self) -> Self {
+            resume_unwind(Box::new("clone"));
+        }
+    }
+    tokio::task_local! {
+        static KEY: NoClone;
+    }
+    let log = Log::default();
+    help::multi_thread().block_on(async {
+        let guard = log.on_drop("dropped");
+        let run = greenhack::builder()
+            .carry(&KEY)
+            .run_sync(move || drop(guard));
+        let task = tokio::spawn(KEY.scope(NoClone, run));
+        let payload = task.await.unwrap_err().into_panic();
+        assert_eq!(payload.downcast_ref(), Some(&"clone"));
+    });
+    assert_eq!(log.take(), ["dropped"]);
 }

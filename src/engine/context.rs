@@ -39,9 +39,10 @@ use std::thread;
 
 use super::pending::{End, Pollable, Slot};
 use super::spans::Spans;
+use crate::ground::ambient::Moved;
 use crate::ground::error::Cancelled;
 use crate::ground::switch::Yielder;
-use crate::ground::unwind::Hidden;
+use crate::ground::unwind::{self, Hidden};
 
 /// How often a cancellation is thrown at code that swallows it.
 const MOST_THROWS: u32 = 32;
@@ -62,8 +63,7 @@ pub(crate) enum Wait {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfinished {
     Cancelled,
-    Refused,
-    Entered,
+    Refused(Moved),
     Forbidden,
 }
 
@@ -90,8 +90,13 @@ pub(crate) struct Header {
     shields: Cell<u32>,
     no_suspends: Cell<u32>,
     suspensions: Cell<u64>,
-    /// The unwinds that are in progress on the suspended stack.
+    /// The unwinds that were taken from the thread's count with the suspended
+    /// stack.
     hidden: Cell<Hidden>,
+    /// The suspended stack is in the middle of an unwind.
+    unwinding: Cell<bool>,
+    /// The coroutine has run.
+    started: Cell<bool>,
     spans: Spans,
 }
 
@@ -111,6 +116,8 @@ impl Header {
             no_suspends: Cell::new(0),
             suspensions: Cell::new(0),
             hidden: Cell::new(Hidden::NONE),
+            unwinding: Cell::new(false),
+            started: Cell::new(false),
             spans: Spans::new(),
         }
     }
@@ -120,6 +127,7 @@ impl Header {
     /// Called first on the coroutine's stack.
     pub(crate) fn entered(&self, yielder: &Yielder) {
         self.yielder.set(yielder);
+        self.started.set(true);
         self.reenter();
     }
 
@@ -147,8 +155,9 @@ impl Header {
                 self.throws.set(self.throws.get() + 1);
                 Err(Unfinished::Cancelled)
             }
-            Slot::Ended(End::Refused) => Err(Unfinished::Refused),
-            Slot::Ended(End::Entered) => Err(Unfinished::Entered),
+            // A panic would abort here; only this stack is lost.
+            Slot::Ended(_) if wait == Wait::Unwind && thread::panicking() => self.get_stuck(),
+            Slot::Ended(End::Refused(moved)) => Err(Unfinished::Refused(moved)),
             Slot::Ended(End::Forbidden) => Err(Unfinished::Forbidden),
             Slot::Waiting(_) => unreachable!("resumed before the future was ready"),
         }
@@ -156,12 +165,9 @@ impl Header {
 
     #[inline(always)]
     fn suspend(&self) {
-        #[cfg(greenhack_threads)]
-        self.hidden.set(if thread::panicking() {
-            Hidden::ONE
-        } else {
-            Hidden::NONE
-        });
+        if cfg!(greenhack_threads) {
+            self.unwinding.set(thread::panicking());
+        }
         // SAFETY: `entered` has set it to the yielder of this coroutine, which
         // lives at the base of the stack that we run on.
         let yielder = unsafe { &*self.yielder.get() };
@@ -198,7 +204,7 @@ impl Header {
 
     /// Gives up: the parent sees it and leaks this coroutine.
     fn get_stuck(&self) -> ! {
-        self.stuck.set(true);
+        self.set_stuck();
         self.suspend();
         unreachable!("a coroutine that is stuck is never resumed");
     }
@@ -266,9 +272,25 @@ impl Header {
         self.pending.set(None);
     }
 
+    /// Brings the coroutine's unwinds to the thread, before it is resumed.
     #[inline(always)]
-    pub(crate) fn hidden(&self) -> &Cell<Hidden> {
-        &self.hidden
+    pub(crate) fn show_unwinds(&self) {
+        unwind::show(self.hidden.replace(Hidden::NONE));
+    }
+
+    /// Takes the coroutine's unwinds from the thread, when it has suspended.
+    #[inline(always)]
+    pub(crate) fn hide_unwinds(&self) {
+        if cfg!(greenhack_threads) {
+            // The thread of the stand-in knows, and has left word.
+            return;
+        }
+        self.unwinding.set(thread::panicking());
+        self.hidden.set(unwind::hide());
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started.get()
     }
 
     #[inline(always)]
@@ -286,6 +308,10 @@ impl Header {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.get()
+    }
+
+    pub(crate) fn set_stuck(&self) {
+        self.stuck.set(true);
     }
 
     pub(crate) fn set_cancelled(&self) {
@@ -308,7 +334,7 @@ impl Header {
     }
 
     fn can_be_unwound(&self) -> bool {
-        self.shields.get() == 0 && !self.hidden.get().is_unwinding()
+        self.shields.get() == 0 && !self.unwinding.get()
     }
 }
 

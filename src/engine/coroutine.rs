@@ -30,7 +30,7 @@
 //! - I5 Between two resumes the thread's tokio state is the same: when the
 //!   coroutine is to stay suspended, the [`Spot`] must be that of the poll.
 //! - I6 The stack of a leaked coroutine is never used again, and its header
-//!   never freed.
+//!   never freed. A worker's thread does not end while it has one.
 //!
 //! # Safety
 //!
@@ -45,12 +45,13 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::context::{Header, Visit};
 use super::pending::End;
+use super::residents;
 use crate::ground::ambient::Spot;
-use crate::ground::error::{Cancelled, Payload};
+use crate::ground::error::{Cancelled, Payload, discard};
 use crate::ground::report;
 use crate::ground::switch::{Stack, Switch, Yielder};
 use crate::ground::unwind;
@@ -88,6 +89,7 @@ impl<T> Coroutine<T> {
         };
         // SAFETY: `root` catches every panic (I1); the caller keeps the borrows.
         let switch = unsafe { Switch::new(stack, root) };
+        residents::arrived();
         Coroutine {
             switch: Some(switch),
             header,
@@ -124,15 +126,14 @@ impl<T> Coroutine<T> {
                     };
                     // A panic of the drop has shown itself; the refusal is
                     // what the waiting call hears of.
-                    let _ = pending.end(end);
+                    pending.end(end).unwrap_or_else(discard);
                 }
                 self.header.settle();
             } else if self.header.is_stuck() {
                 return Poll::Pending;
             }
             if let Some(outcome) = resume(&visit, &self.header, switch) {
-                drop(visit);
-                self.free();
+                free(&mut self.switch);
                 return Poll::Ready(outcome);
             }
             resumed = true;
@@ -159,26 +160,47 @@ impl<T> Coroutine<T> {
     }
 
     fn interrupt(&mut self) -> Poll<Outcome<T>> {
+        if !self.header.has_started() {
+            // The poll that was to start it has panicked.
+            self.header.set_stuck();
+        }
         if self.header.is_stuck() || !self.header.can_be_interrupted() {
             return Poll::Pending;
         }
+        let spot = Spot::here();
         let switch = self.switch.as_mut().expect("cancelled after its end");
         let visit = Visit::begin(&self.header);
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
         if let Some(pending) = unsafe { self.header.pending() } {
             if let Err(payload) = pending.end(End::Cancelled) {
-                self.drop_panic.get_or_insert(payload);
+                match &self.drop_panic {
+                    None => self.drop_panic = Some(payload),
+                    Some(_) => discard(payload),
+                }
             }
             self.header.settle();
         }
-        match resume(&visit, &self.header, switch) {
-            Some(outcome) => {
-                drop(visit);
-                self.free();
-                Poll::Ready(outcome)
+        loop {
+            if let Some(outcome) = resume(&visit, &self.header, switch) {
+                free(&mut self.switch);
+                return Poll::Ready(outcome);
             }
-            None => Poll::Pending,
+            // A destructor waits. It stays for a poll to go on with, unless it
+            // is where it must not stay (I5).
+            // SAFETY: as above.
+            let Some(mut pending) = (unsafe { self.header.pending() }) else {
+                return Poll::Pending;
+            };
+            let Some(end) = must_not_stay(&self.header, spot) else {
+                return Poll::Pending;
+            };
+            // What is ready at once need not stay.
+            let mut cx = Context::from_waker(Waker::noop());
+            if pending.as_mut().poll(&mut cx).is_pending() {
+                pending.end(end).unwrap_or_else(discard);
+            }
+            self.header.settle();
         }
     }
 
@@ -206,18 +228,11 @@ impl<T> Coroutine<T> {
 
     fn leak_in_place(&mut self, why: &str) {
         if let Some(switch) = self.switch.take() {
+            residents::leaked();
             report::leaked(self.header.name(), why);
             // Dropping a suspended switch leaks its stack.
             drop(switch);
             std::mem::forget(Rc::clone(&self.header));
-        }
-    }
-
-    /// Gives the stack back.
-    #[inline]
-    fn free(&mut self) {
-        if let Some(switch) = self.switch.take() {
-            pool::give(switch.into_stack());
         }
     }
 }
@@ -228,6 +243,15 @@ impl<T> Drop for Coroutine<T> {
         if self.switch.is_some() {
             self.leak_in_place("it was dropped while suspended");
         }
+    }
+}
+
+/// Gives the stack of a coroutine back that has ended.
+#[inline]
+fn free<T>(switch: &mut Option<Switch<Outcome<T>>>) {
+    if let Some(switch) = switch.take() {
+        residents::left();
+        pool::give(switch.into_stack());
     }
 }
 
@@ -257,11 +281,9 @@ fn resume<T>(
     // Whatever unwinds on our stack is none of the coroutine's business, and
     // the other way round.
     let ours = unwind::hide();
-    unwind::show(header.hidden().get());
+    header.show_unwinds();
     let outcome = visit.resumed(|| switch.resume());
-    if !cfg!(greenhack_threads) {
-        header.hidden().set(unwind::hide());
-    }
+    header.hide_unwinds();
     unwind::show(ours);
     outcome
 }
@@ -269,12 +291,8 @@ fn resume<T>(
 /// Why a coroutine that has just run must not stay suspended, if so.
 #[inline]
 fn must_not_stay(header: &Header, spot: Spot) -> Option<End> {
-    if !spot.is_still_here() {
-        return Some(End::Refused);
-    }
-    // In an unwind a panic would abort; the guard does less harm.
-    if spot.has_entered_another_runtime() && !header.hidden().get().is_unwinding() {
-        return Some(End::Entered);
+    if let Some(moved) = spot.moved() {
+        return Some(End::Refused(moved));
     }
     if header.forbids_suspension() {
         return Some(End::Forbidden);

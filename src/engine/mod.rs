@@ -3,4 +3,5 @@
 pub(crate) mod context;
 pub(crate) mod coroutine;
 pub(crate) mod pending;
+pub(crate) mod residents;
 pub(crate) mod spans;

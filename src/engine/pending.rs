@@ -18,17 +18,16 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use crate::ground::error::Payload;
+use crate::ground::ambient::Moved;
+use crate::ground::error::{Payload, discard};
 
 /// Why a future was dropped before it was ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The run was cancelled.
     Cancelled,
-    /// The coroutine's stack holds an inner scope of tokio's.
-    Refused,
-    /// The coroutine has entered another runtime and not left it.
-    Entered,
+    /// The coroutine can't stay suspended where it is.
+    Refused(Moved),
     /// The caller said that it must not suspend.
     Forbidden,
 }
@@ -87,7 +86,8 @@ impl<F: Future> Slot<F> {
     fn panicked(mut self: Pin<&mut Self>, payload: Payload) {
         // What is dropped here may panic again. The first panic is the one
         // that counts; the hook has already shown the second.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.set(Slot::Panicked(payload))));
+        let dropped = catch_unwind(AssertUnwindSafe(|| self.set(Slot::Panicked(payload))));
+        dropped.unwrap_or_else(discard);
     }
 }
 

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::{Handle, RuntimeFlavor, worker_index};
+use tokio::runtime::{self, Handle, RuntimeFlavor, worker_index};
 use tokio::task::{self, coop};
 
 use super::error::Refusal;
@@ -31,41 +31,63 @@ use super::error::Refusal;
 pub(crate) struct Spot {
     worker: Option<usize>,
     task: Option<task::Id>,
-    #[cfg(debug_assertions)]
-    runtime: Option<tokio::runtime::Id>,
+    runtime: Option<runtime::Id>,
+}
+
+/// Why a coroutine can't stay suspended where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// Its stack holds a scope of tokio's.
+    Scope,
+    /// It has entered another runtime.
+    Runtime,
+    /// It is in a `block_on` of the `futures` crate.
+    Executor,
 }
 
 impl Spot {
-    #[inline]
     pub(crate) fn here() -> Spot {
+        Spot::in_runtime(entered_runtime())
+    }
+
+    /// The spot, where it is known which runtime is entered.
+    #[inline]
+    pub(crate) fn in_runtime(runtime: Option<runtime::Id>) -> Spot {
         Spot {
             worker: worker_index(),
             task: task::try_id(),
-            #[cfg(debug_assertions)]
-            runtime: entered_runtime(),
+            runtime,
         }
     }
 
-    /// Whether the caller is still where the spot was taken.
+    /// What has changed since the spot was taken, if anything.
     #[inline]
-    pub(crate) fn is_still_here(self) -> bool {
-        self.worker == worker_index() && self.task == task::try_id()
+    pub(crate) fn moved(self) -> Option<Moved> {
+        if self.worker != worker_index() || self.task != task::try_id() {
+            Some(Moved::Scope)
+        } else if self.runtime != entered_runtime() {
+            Some(Moved::Runtime)
+        } else if cfg!(debug_assertions) && in_executor_of_futures() {
+            Some(Moved::Executor)
+        } else {
+            None
+        }
     }
 
-    /// Whether another runtime is entered than where the spot was taken. Debug
-    /// builds only: elsewhere it costs more than the rest of a suspension.
-    #[inline]
-    pub(crate) fn has_entered_another_runtime(self) -> bool {
-        #[cfg(debug_assertions)]
-        return self.runtime != entered_runtime();
-        #[cfg(not(debug_assertions))]
-        false
+    pub(crate) fn runtime(self) -> Option<runtime::Id> {
+        self.runtime
     }
 
     /// Whether a scheduler drives this thread here.
     #[inline]
     pub(crate) fn is_scheduled(self) -> bool {
         self.worker.is_some()
+    }
+
+    /// Whether this is the poll of a task.
+    #[inline]
+    pub(crate) fn is_task(self) -> bool {
+        self.task.is_some()
     }
 
     /// Whether both are in the poll of the same task.
@@ -75,9 +97,12 @@ impl Spot {
     }
 }
 
-#[cfg(debug_assertions)]
-fn entered_runtime() -> Option<tokio::runtime::Id> {
+fn entered_runtime() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|handle| handle.id())
+}
+
+fn in_executor_of_futures() -> bool {
+    futures::executor::enter().is_err()
 }
 
 /// Whether tokio polls a future on this thread right now.
@@ -118,29 +143,32 @@ pub(crate) enum Blocking {
 
 /// Finds out where code outside a run stands.
 pub(crate) fn may_block() -> Blocking {
+    if thread_is_ending() {
+        return Blocking::No(Refusal::ThreadEnding);
+    }
     match Handle::try_current() {
         Ok(handle) => {
             if worker_index().is_some() || is_polled() {
                 Blocking::No(Refusal::AsyncCode)
-            } else if futures::executor::enter().is_err() {
+            } else if in_executor_of_futures() {
                 Blocking::No(Refusal::OtherExecutor)
             } else {
                 Blocking::On(handle)
             }
         }
         Err(error) if error.is_thread_local_destroyed() => Blocking::No(Refusal::ThreadEnding),
-        Err(_) if futures::executor::enter().is_err() => Blocking::No(Refusal::OtherExecutor),
+        Err(_) if in_executor_of_futures() => Blocking::No(Refusal::OtherExecutor),
         Err(_) => Blocking::Nothing,
     }
 }
 
 /// Whether the scheduler that drives this thread here keeps its tasks on it.
 ///
-/// True for current-thread runtimes and `LocalRuntime`s. (A current-thread
-/// runtime can be driven by another thread later; the coroutine guards itself
-/// against that.)
+/// True for current-thread runtimes and `LocalRuntime`s, whose one worker has
+/// the index 0. (A current-thread runtime can be driven by another thread
+/// later; the coroutine guards itself against that.)
 pub(crate) fn is_single_threaded(handle: &Handle, spot: Spot) -> bool {
-    spot.is_scheduled() && matches!(handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
+    spot.worker == Some(0) && matches!(handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
 }
 
 /// The identity of a thread, never used again after it has ended.
@@ -165,16 +193,39 @@ impl ThreadToken {
 
 /// Whether the locals of this thread are still there.
 ///
-/// A coroutine may hold references into thread locals, so it is not unwound
+/// A coroutine may hold references into thread locals, so it is not resumed
 /// while they are destroyed. The first call on a thread makes the mark, and
 /// must happen before the first coroutine is suspended on it.
 pub(crate) fn thread_is_alive() -> bool {
-    struct Mark;
-    impl Drop for Mark {
-        fn drop(&mut self) {}
-    }
     thread_local! {
         static ALIVE: Mark = const { Mark };
     }
     ALIVE.try_with(|_| ()).is_ok()
+}
+
+/// Makes the mark by which [`may_block`] sees that this thread is ending.
+/// Called after each `block_on`.
+pub(crate) fn thread_has_blocked() {
+    HAS_BLOCKED.set(true);
+    let _ = BLOCKED.try_with(|_| ());
+}
+
+/// Whether tokio can't block this thread any more.
+///
+/// Its means to park are a thread local, made at the first `block_on`, so
+/// before the mark and destroyed after it.
+fn thread_is_ending() -> bool {
+    HAS_BLOCKED.get() && BLOCKED.try_with(|_| ()).is_err()
+}
+
+/// A thread local that has to be destroyed, so that it is seen.
+struct Mark;
+
+impl Drop for Mark {
+    fn drop(&mut self) {}
+}
+
+thread_local! {
+    static HAS_BLOCKED: Cell<bool> = const { Cell::new(false) };
+    static BLOCKED: Mark = const { Mark };
 }

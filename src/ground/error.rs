@@ -4,9 +4,20 @@
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a panic carries.
 pub(crate) type Payload = Box<dyn Any + Send + 'static>;
+
+/// Drops a payload that nobody will see, whatever its destructor does.
+#[cold]
+pub(crate) fn discard(payload: Payload) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // A destructor that panics with such a value again would go on for
+        // ever.
+        std::mem::forget(second);
+    }
+}
 
 /// Why [`try_await_sync`](crate::try_await_sync) could not wait here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

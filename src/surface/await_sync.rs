@@ -5,6 +5,7 @@ use std::future::IntoFuture;
 
 use super::outside;
 use crate::engine::context::{Place, Unfinished, Wait, current, throw_cancelled};
+use crate::ground::ambient::Moved;
 use crate::ground::error::{Cancelled, NotAwaited, Refusal};
 use crate::ground::report;
 
@@ -43,9 +44,9 @@ use crate::ground::report;
 ///
 /// - In async code, see the table. The message says what to write.
 /// - With the panic of `future`, which can be caught here.
-/// - In a run, if the caller's stack holds a scope of tokio's that can't stay
-///   open: a destructor of a task that runs because a runtime is dropped here;
-///   in debug builds also an `EnterGuard` of another runtime.
+/// - In a run, if the caller's stack holds what can't stay open: an `EnterGuard`
+///   of another runtime; the destructor of a task that runs because a runtime
+///   is dropped here; in debug builds also `futures::executor::block_on`.
 /// - In [`no_suspend`](crate::no_suspend), if the future is not ready at once.
 ///
 /// # Examples
@@ -212,7 +213,10 @@ pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
             return match header.wait(future.into_future(), Wait::Cleanup) {
                 Ok(output) => Some(output),
                 Err(Unfinished::Cancelled) => None,
-                Err(unfinished) => stop(unfinished),
+                Err(_) => {
+                    give_up();
+                    None
+                }
             };
         }
         Place::Polling => future,
@@ -222,11 +226,16 @@ pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
         },
     };
     drop(refused);
+    give_up();
+    None
+}
+
+#[cold]
+fn give_up() {
     report::warn(
-        "a destructor was to await in async code, where it can't, and has given up",
+        "a destructor was to await where it can't, and has given up",
         "drop the value in code run by `greenhack::run_sync(|| ..)`",
     );
-    None
 }
 
 /// Returns whether the caller is in a run, where [`await_sync`] suspends.
@@ -286,14 +295,18 @@ fn refuse(refusal: Refusal) -> ! {
 pub(crate) fn stop(unfinished: Unfinished) -> ! {
     match unfinished {
         Unfinished::Cancelled => throw_cancelled(),
-        Unfinished::Refused => panic!(
+        Unfinished::Refused(Moved::Scope) => panic!(
             "`await_sync` called inside a tokio runtime that this stack drives or drops, and \
              which can't stay open meanwhile; let its tasks end before you drop it"
         ),
-        Unfinished::Entered => panic!(
+        Unfinished::Refused(Moved::Runtime) => panic!(
             "`await_sync` called while another runtime is entered; drop the guard of \
              `Handle::enter()` before, or write `await_sync(async {{ .. }})` inside of it \
              for what needs that runtime"
+        ),
+        Unfinished::Refused(Moved::Executor) => panic!(
+            "`await_sync` called inside `futures::executor::block_on`; write `await_sync(future)` \
+             instead of `block_on(future)`"
         ),
         Unfinished::Forbidden => panic!(
             "`await_sync` had to suspend inside `greenhack::no_suspend`; await the future before \

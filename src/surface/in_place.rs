@@ -4,25 +4,41 @@
 //! It knows the thread and the runtime that it was started on, polls its
 //! coroutine only there, and hands it to the [reaper](super::reaper) when it
 //! is dropped before its end.
+//!
+//! tokio polls a run in one of three ways:
+//!
+//! - In a single-threaded scheduler, which allows no `block_on` and no
+//!   `block_in_place` below it.
+//! - In a task of a `LocalSet`, which allows neither, too.
+//! - In the future of a multi-thread runtime's `block_on`, or of
+//!   `Handle::block_on`. There `block_in_place` is allowed, and in it another
+//!   `block_on`; a stack that is suspended in either breaks tokio's books. So
+//!   the run is polled in a `LocalSet` of its own.
 
-use std::mem::ManuallyDrop;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::LocalSet;
 
 use super::builder::Config;
 use super::reaper;
+use super::workers::{self, Resident};
+use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{self, Spot, ThreadToken};
 use crate::memory::pool;
 
 /// Where a coroutine belongs.
 pub(crate) struct Home {
-    pub(crate) thread: ThreadToken,
+    thread: ThreadToken,
     pub(crate) handle: Handle,
     /// Whether the runtime keeps its tasks on its thread.
     pub(crate) single_threaded: bool,
+    /// Whether it was started in a task of a `LocalSet`, as far as can be told.
+    pub(crate) in_local_set: bool,
     /// Where it was polled last.
     spot: Spot,
     pub(crate) budget: Duration,
@@ -36,12 +52,15 @@ impl Home {
         if !single_threaded && !ambient::is_polled() {
             return Err(NOT_POLLED_BY_TOKIO);
         }
-        // Makes the mark by which a drop sees that the thread is ending.
-        ambient::thread_is_alive();
+        // The first call makes the mark by which the end of the thread is seen.
+        if !ambient::thread_is_alive() {
+            return Err(THREAD_IS_ENDING);
+        }
         Ok(Home {
             thread: ThreadToken::current(),
             handle,
             single_threaded,
+            in_local_set: !single_threaded && spot.is_task(),
             spot,
             budget,
         })
@@ -52,29 +71,39 @@ impl Home {
     }
 
     /// The spot of this poll, if it is one by the right kind of scheduler.
-    ///
-    /// In the poll of the task that was looked at last, it still is.
     #[inline]
     fn spot(&mut self) -> Result<Spot, &'static str> {
-        let spot = Spot::here();
-        if self.single_threaded {
-            let same = spot.is_scheduled()
-                && (spot.is_task_of(self.spot)
-                    || Handle::try_current()
-                        .is_ok_and(|handle| ambient::is_single_threaded(&handle, spot)));
-            if same {
-                self.spot = spot;
-                return Ok(spot);
-            }
-        } else if ambient::is_polled() {
+        let spot = Spot::in_runtime(self.spot.runtime());
+        // In a poll of the task that was looked at last, all is as it was.
+        if self.single_threaded && spot.is_scheduled() && spot.is_task_of(self.spot) {
             return Ok(spot);
         }
-        Err(NOT_POLLED_BY_TOKIO)
+        self.look_again(spot)
+    }
+
+    #[cold]
+    fn look_again(&mut self, spot: Spot) -> Result<Spot, &'static str> {
+        if !ambient::thread_is_alive() {
+            return Err(THREAD_IS_ENDING);
+        }
+        let polled_as_before = if self.single_threaded {
+            Handle::try_current().is_ok_and(|handle| ambient::is_single_threaded(&handle, spot))
+        } else {
+            ambient::is_polled()
+        };
+        if !polled_as_before {
+            return Err(NOT_POLLED_BY_TOKIO);
+        }
+        self.spot = spot;
+        Ok(spot)
     }
 }
 
 const NOT_POLLED_BY_TOKIO: &str = "a run was polled outside a tokio task, where plain code could \
      block the thread unseen; `.await` it in a tokio task, or in the future of `block_on`";
+
+const THREAD_IS_ENDING: &str = "a run was polled while its thread is ending, and the thread's \
+     locals with it; `.await` it before";
 
 const WRONG_THREAD: &str = "a run was polled on another thread than the one it has started on, \
      which its stack must not leave; `.await` it where it was polled first, or drive its runtime \
@@ -82,14 +111,25 @@ const WRONG_THREAD: &str = "a run was polled on another thread than the one it h
 
 /// A coroutine on the thread that it was started on.
 pub(crate) struct InPlace<T: 'static> {
-    coroutine: ManuallyDrop<Coroutine<T>>,
-    home: ManuallyDrop<Home>,
-    ended: bool,
+    /// `None` when it has ended.
+    live: Option<Live<T>>,
+}
+
+struct Live<T: 'static> {
+    coroutine: Coroutine<T>,
+    home: Home,
+    /// What the coroutine is polled in, if not directly. Only ever set where
+    /// the future that owns this is not `Send`.
+    local_set: Option<LocalSet>,
+    /// On a worker, from the first time that it is suspended.
+    resident: Option<Resident>,
 }
 
 // SAFETY: the coroutine is touched by `poll`, and by the reaper, which both
-// compare the thread first (I2). What remains, moving and dropping `home`, may
-// happen anywhere. A `T` is made and handed out on the coroutine's thread only.
+// compare the thread first (I2). What remains, moving the parts and dropping
+// `home` and `resident`, may happen anywhere. There is a `local_set` only in a
+// `LocalRun`, which is not `Send`. A `T` is made and handed out on the
+// coroutine's thread only.
 unsafe impl<T> Send for InPlace<T> {}
 
 impl<T: 'static> InPlace<T> {
@@ -117,10 +157,14 @@ impl<T: 'static> InPlace<T> {
         };
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, config.name, f) };
+        let direct = home.single_threaded || home.in_local_set;
         InPlace {
-            coroutine: ManuallyDrop::new(coroutine),
-            home: ManuallyDrop::new(home),
-            ended: false,
+            live: Some(Live {
+                coroutine,
+                home,
+                local_set: (!direct).then(LocalSet::new),
+                resident: None,
+            }),
         }
     }
 
@@ -128,41 +172,68 @@ impl<T: 'static> InPlace<T> {
     ///
     /// # Panics
     ///
-    /// If this is not its thread, or not the poll of a tokio scheduler.
+    /// If this is not its thread, or not the poll of a tokio scheduler; if the
+    /// worker is closing; and if the coroutine can't go on.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        assert!(self.home.is_this_thread(), "{WRONG_THREAD}");
-        let spot = match self.home.spot() {
+        let live = self.live.as_mut().expect("a run was polled after its end");
+        assert!(live.home.is_this_thread(), "{WRONG_THREAD}");
+        let spot = match live.home.spot() {
             Ok(spot) => spot,
             Err(message) => panic!("{message}"),
         };
-        let poll = self.coroutine.poll(cx, spot);
-        self.ended = poll.is_ready();
+        if workers::is_closing() {
+            self.abandon();
+            throw_cancelled();
+        }
+        let poll = match &live.local_set {
+            None => live.coroutine.poll(cx, spot),
+            Some(local_set) => {
+                let coroutine = &mut live.coroutine;
+                let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
+                pin!(local_set.run_until(polled)).poll(cx)
+            }
+        };
+        if poll.is_ready() {
+            self.live = None;
+        } else if live.coroutine.is_stuck() {
+            self.get_stuck();
+        } else {
+            Resident::update(&mut live.resident, cx.waker());
+        }
         poll
     }
 
+    #[cold]
+    fn get_stuck(&mut self) -> ! {
+        if let Some(live) = self.live.take() {
+            live.coroutine.leak(reaper::STUCK);
+        }
+        panic!(
+            "a run was leaked: it awaited in a destructor, during an unwind, where it can't be \
+             suspended; use `greenhack::await_in_drop` in destructors"
+        );
+    }
+
     /// Takes the two apart, to go on with the coroutine in another way.
-    pub(crate) fn into_parts(self) -> (Coroutine<T>, Home) {
-        let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is neither used again nor dropped.
-        let coroutine = unsafe { ManuallyDrop::take(&mut this.coroutine) };
-        // SAFETY: as above.
-        let home = unsafe { ManuallyDrop::take(&mut this.home) };
-        (coroutine, home)
+    pub(crate) fn into_parts(mut self) -> Option<(Coroutine<T>, Home)> {
+        self.live.take().map(|live| (live.coroutine, live.home))
+    }
+}
+
+impl<T: 'static> InPlace<T> {
+    /// Cancels the run, if it has not ended.
+    #[inline]
+    fn abandon(&mut self) {
+        if let Some(live) = self.live.take() {
+            reaper::abandon(live.coroutine, live.home);
+        }
     }
 }
 
 impl<T: 'static> Drop for InPlace<T> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: taken once, here, in the drop.
-        let coroutine = unsafe { ManuallyDrop::take(&mut self.coroutine) };
-        // SAFETY: as above.
-        let home = unsafe { ManuallyDrop::take(&mut self.home) };
-        if self.ended {
-            drop(coroutine);
-        } else {
-            reaper::abandon(coroutine, home);
-        }
+        self.abandon();
     }
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use tokio::runtime::{Builder, EnterGuard, Handle};
 
-use crate::ground::ambient::{Blocking, may_block};
+use crate::ground::ambient::{Blocking, may_block, thread_has_blocked};
 use crate::ground::error::Refusal;
 
 /// Where a thread outside a run blocks.
@@ -22,11 +22,13 @@ pub(crate) fn runtime() -> Result<Handle, Refusal> {
 /// Blocks this thread until `future` is ready.
 #[track_caller]
 pub(crate) fn block_on<F: Future>(handle: &Handle, future: F) -> F::Output {
-    handle.block_on(future)
+    let output = handle.block_on(future);
+    thread_has_blocked();
+    output
 }
 
 /// The runtime for threads without one, driven by a thread of its own.
-fn process_runtime() -> &'static Handle {
+pub(crate) fn process_runtime() -> &'static Handle {
     static RUNTIME: OnceLock<Handle> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let runtime = Builder::new_current_thread()

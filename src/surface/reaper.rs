@@ -27,21 +27,22 @@
 //! - R2 A reaper touches its coroutine only on the coroutine's thread, and not
 //!   while the thread's locals are destroyed.
 
-use std::future::Future;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
 use super::in_place::Home;
+use super::{outside, workers};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{Spot, thread_is_alive};
+use crate::ground::error::discard;
 
 /// Whether a suspended stack can be unwound.
 const CAN_UNWIND: bool = cfg!(panic = "unwind");
@@ -82,24 +83,33 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
 
 /// Gives `reaper` to this thread's scheduler.
 fn spawn<T: 'static>(reaper: Reaper<T>) {
-    let handle = reaper.home.handle.clone();
     if reaper.home.single_threaded {
+        let handle = reaper.home.handle.clone();
         drop(handle.spawn(reaper));
-    } else {
-        // Only a `LocalSet` could drive it here, and there is no way to ask
-        // for one but to try. Failing, the reaper is dropped and does what it
-        // can.
-        let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_local(reaper)));
-        drop(spawned);
+        return;
+    }
+    // Elsewhere only a `LocalSet` could drive it, and `spawn_local` panics if
+    // there is none. The reaper is kept out of that unwind.
+    let reaper = Rc::new(RefCell::new(reaper));
+    if CAN_UNWIND && reaper.borrow().home.in_local_set {
+        let task = poll_fn({
+            let reaper = reaper.clone();
+            move |cx| Pin::new(&mut *reaper.borrow_mut()).poll(cx)
+        });
+        let spawned = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_local(task)));
+        spawned.map(drop).unwrap_or_else(discard);
     }
 }
 
-const STUCK: &str = "it swallowed its cancellation, or awaits where it cannot be unwound";
+pub(crate) const STUCK: &str =
+    "it swallowed its cancellation, or awaits where it cannot be unwound";
 
 /// Lets a panic of the cleanup out, as the drop of any value would.
 fn finish<T>(mut coroutine: Coroutine<T>, outcome: Outcome<T>) {
     if let Some(payload) = coroutine.left_panic(outcome) {
-        if !thread::panicking() {
+        if thread::panicking() {
+            discard(payload);
+        } else {
             resume_unwind(payload);
         }
     }
@@ -110,7 +120,6 @@ pub(crate) struct Reaper<T: 'static> {
     coroutine: Option<Coroutine<T>>,
     home: Home,
     deadline: Option<Pin<Box<Sleep>>>,
-    _alive: Alive,
 }
 
 // SAFETY: a reaper touches its coroutine only on the coroutine's thread (R2);
@@ -120,7 +129,6 @@ unsafe impl<T> Send for Reaper<T> {}
 impl<T: 'static> Reaper<T> {
     pub(crate) fn new(coroutine: Coroutine<T>, home: Home) -> Reaper<T> {
         Reaper {
-            _alive: Alive::of(&home),
             coroutine: Some(coroutine),
             home,
             deadline: None,
@@ -130,14 +138,15 @@ impl<T: 'static> Reaper<T> {
     /// Starts the clock, at the first poll.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let budget = self.home.budget;
-        if self.deadline.is_none() {
-            // A runtime without a timer panics here. Then there is no limit.
-            self.deadline = catch_unwind(|| Box::pin(sleep(budget))).ok();
-        }
-        match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        let deadline = self.deadline.get_or_insert_with(|| {
+            // A runtime without a timer panics here.
+            catch_unwind(|| Box::pin(sleep(budget))).unwrap_or_else(|payload| {
+                discard(payload);
+                let _entered = outside::process_runtime().enter();
+                Box::pin(sleep(budget))
+            })
+        });
+        deadline.as_mut().poll(cx)
     }
 }
 
@@ -179,6 +188,7 @@ impl<T: 'static> Future for Reaper<T> {
 
 impl<T: 'static> Drop for Reaper<T> {
     fn drop(&mut self) {
+        let _changed = workers::Changed;
         let Some(mut coroutine) = self.coroutine.take() else {
             return;
         };
@@ -206,55 +216,5 @@ impl<T: 'static> Drop for Reaper<T> {
             Poll::Ready(outcome) => finish(coroutine, outcome),
             Poll::Pending => coroutine.leak("its runtime has ended before its cleanup"),
         }
-    }
-}
-
-thread_local! {
-    static ALIVE: Arc<Count> = Arc::default();
-}
-
-/// How many tasks with stacks this thread has, for a worker that shuts down.
-#[derive(Default)]
-struct Count {
-    tasks: AtomicUsize,
-    changed: Notify,
-}
-
-/// One more task with a stack on this thread.
-pub(crate) struct Alive(Option<Arc<Count>>);
-
-impl Alive {
-    /// A reaper for another thread is counted nowhere.
-    fn of(home: &Home) -> Alive {
-        if home.is_this_thread() {
-            Alive::here()
-        } else {
-            Alive(None)
-        }
-    }
-
-    pub(crate) fn here() -> Alive {
-        let count = ALIVE.try_with(Arc::clone).ok();
-        if let Some(count) = &count {
-            count.tasks.fetch_add(1, Ordering::Relaxed);
-        }
-        Alive(count)
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        if let Some(count) = &self.0 {
-            count.tasks.fetch_sub(1, Ordering::Relaxed);
-            count.changed.notify_one();
-        }
-    }
-}
-
-/// Waits until this thread has no reaper and no other such task left.
-pub(crate) async fn all_done() {
-    let count = ALIVE.with(Arc::clone);
-    while count.tasks.load(Ordering::Relaxed) > 0 {
-        count.changed.notified().await;
     }
 }

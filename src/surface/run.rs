@@ -36,12 +36,12 @@ use std::task::{Context, Poll, ready};
 use futures::future::LocalBoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::LocalKey;
+use tokio::task::{LocalKey, spawn_local};
 
 use super::builder::{Config, builder};
 use super::in_place::InPlace;
 use super::reaper::Reaper;
-use super::workers::{self, Job, Residents};
+use super::workers::{self, Job};
 use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::Outcome;
 use crate::ground::ambient::{Spot, is_single_threaded};
@@ -237,7 +237,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    fn start(&self, residents: &Residents) {
+    fn start(&self) {
         let Some(start) = self.take() else {
             return;
         };
@@ -249,10 +249,10 @@ where
             surroundings: start.surroundings,
         };
         if start.carried.is_empty() {
-            residents.spawn(task);
+            spawn_local(task);
         } else {
             let task: LocalBoxFuture<'static, ()> = Box::pin(task);
-            residents.spawn(
+            spawn_local(
                 start
                     .carried
                     .into_iter()
@@ -318,10 +318,10 @@ where
         if must_end {
             self.sender = None;
             self.state = match std::mem::replace(&mut self.state, TaskState::Ended) {
-                TaskState::Running(run) => {
-                    let (coroutine, home) = run.into_parts();
-                    TaskState::Reaping(Reaper::new(coroutine, home))
-                }
+                TaskState::Running(run) => match run.into_parts() {
+                    Some((coroutine, home)) => TaskState::Reaping(Reaper::new(coroutine, home)),
+                    None => TaskState::Ended,
+                },
                 // Not started: `f` is dropped.
                 _ => TaskState::Ended,
             };

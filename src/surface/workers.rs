@@ -12,23 +12,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
-use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
-use tokio::sync::mpsc;
-use tokio::task::{Id, spawn_local, yield_now};
+use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::outside;
 use super::queue::{Pulled, Queue};
-use super::reaper;
+use crate::engine::residents;
+use crate::ground::report;
 
 /// How many runs a worker starts before it looks after those it has.
 const STARTS_PER_TICK: usize = 4;
@@ -155,17 +156,29 @@ pub async fn shutdown(limit: Duration) {
     let Some(pool) = POOL.get() else {
         return;
     };
-    let ended = pool.close(limit);
-    if let Some(mut ended) = ended {
-        // Every worker holds a sender until it ends.
-        while ended.recv().await.is_some() {}
+    pool.close(limit);
+    let mut running = pool.shared.running.subscribe();
+    let ended = async move {
+        // The sender lives as long as the process.
+        let _ = running.wait_for(|running| *running == 0).await;
+    };
+    // On a runtime that has a timer, and is not that of the caller.
+    let ended = outside::process_runtime().spawn(timeout(limit + GRACE, ended));
+    if !matches!(ended.await, Ok(Ok(()))) {
+        report::warn(
+            "a worker has not ended, because a run blocks it",
+            "let blocking work run in `tokio::task::spawn_blocking`",
+        );
     }
 }
+
+/// How long after the limit a worker may need to end.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A run that has not started.
 pub(crate) trait Job: Send + Sync {
     /// Starts it on this worker, unless it was cancelled.
-    fn start(&self, residents: &Residents);
+    fn start(&self);
 }
 
 /// Gives a job to the workers, or back if they have been shut down.
@@ -181,28 +194,29 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 
 struct Pool {
     shared: Arc<Shared>,
-    ended: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 struct Shared {
     queue: Queue<Arc<dyn Job>>,
     limit: Mutex<Duration>,
+    /// How many workers there are.
+    running: watch::Sender<usize>,
 }
 
 impl Pool {
-    fn new(threads: usize, ended: Option<mpsc::Receiver<()>>) -> Pool {
+    fn new(threads: usize) -> Pool {
         Pool {
             shared: Arc::new(Shared {
                 queue: Queue::new(threads),
                 limit: Mutex::new(Duration::ZERO),
+                running: watch::Sender::new(0),
             }),
-            ended: Mutex::new(ended),
         }
     }
 
     /// A pool that accepts nothing.
     fn closed() -> Pool {
-        let pool = Pool::new(0, None);
+        let pool = Pool::new(0);
         pool.shared.queue.close();
         pool
     }
@@ -212,65 +226,66 @@ impl Pool {
             Some(threads) => threads,
             None => thread::available_parallelism().map_or(1, usize::from),
         };
-        let (sender, ended) = mpsc::channel(1);
-        let pool = Pool::new(threads, Some(ended));
+        let pool = Pool::new(threads);
         for index in 0..threads {
             let shared = pool.shared.clone();
-            let sender = sender.clone();
             let spawned = thread::Builder::new()
                 .name(format!("{}-{index}", builder.thread_name))
-                .spawn(move || {
-                    work(&shared, index);
-                    drop(sender);
-                });
+                .spawn(move || work(&shared, index));
             if let Err(error) = spawned {
                 pool.shared.queue.close();
                 return Err(error);
             }
+            pool.shared.running.send_modify(|running| *running += 1);
         }
         Ok(pool)
     }
 
-    fn close(&self, limit: Duration) -> Option<mpsc::Receiver<()>> {
-        let lock = self.ended.lock();
-        let ended = lock.unwrap_or_else(PoisonError::into_inner).take();
-        if ended.is_some() {
-            *self.shared.limit() = limit;
-            self.shared.queue.close();
-        }
-        ended
-    }
-}
-
-impl Shared {
-    fn limit(&self) -> impl std::ops::DerefMut<Target = Duration> + use<'_> {
-        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close(&self, limit: Duration) {
+        let mut current = self
+            .shared
+            .limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = limit;
+        drop(current);
+        self.shared.queue.close();
     }
 }
 
 /// The life of a worker.
 fn work(shared: &Arc<Shared>, index: usize) {
     let runtime = runtime(shared, index);
+    RESIDENTS.set(Some(HashMap::new()));
     runtime.block_on(async {
-        let residents = Residents::default();
         loop {
             let pull = poll_fn(|cx| shared.queue.poll_pull(index, STARTS_PER_TICK, cx));
             let Pulled::Jobs(jobs, more) = pull.await else {
                 break;
             };
             for job in jobs {
-                job.start(&residents);
+                job.start();
             }
             if more {
                 yield_now().await;
             }
         }
-        residents.close();
-        let limit = *shared.limit();
+        close();
+        let limit = *shared.limit.lock().unwrap_or_else(PoisonError::into_inner);
         // What is left then is leaked when the runtime drops it.
-        let _ = timeout(limit, reaper::all_done()).await;
+        let _ = timeout(limit, all_have_ended()).await;
     });
     runtime.shutdown_background();
+    shared.running.send_modify(|running| *running -= 1);
+    if residents::suspended() > 0 {
+        report::warn(
+            "a worker has leaked runs, and stays for what they may have lent",
+            "see the events of the leaks",
+        );
+        loop {
+            thread::park();
+        }
+    }
 }
 
 fn runtime(shared: &Arc<Shared>, index: usize) -> LocalRuntime {
@@ -284,70 +299,93 @@ fn runtime(shared: &Arc<Shared>, index: usize) -> LocalRuntime {
 }
 
 thread_local! {
+    /// The wakers of the runs that are suspended on this worker; `None` on
+    /// other threads.
+    static RESIDENTS: RefCell<Option<HashMap<u64, Waker>>> = const { RefCell::new(None) };
     static CLOSING: Cell<bool> = const { Cell::new(false) };
+    static CHANGED: Rc<Notify> = Rc::default();
 }
 
 /// Whether the runs of this worker are to end.
+#[inline]
 pub(crate) fn is_closing() -> bool {
     CLOSING.get()
 }
 
-/// The tasks of the runs that live on a worker.
-#[derive(Default)]
-pub(crate) struct Residents {
-    tasks: Rc<RefCell<HashMap<Id, Waker>>>,
+/// Tells every run of this worker, and all that come, to end.
+fn close() {
+    CLOSING.set(true);
+    let wakers: Vec<Waker> = RESIDENTS.with_borrow(|residents| {
+        let residents = residents.iter().flat_map(HashMap::values);
+        residents.cloned().collect()
+    });
+    wakers.into_iter().for_each(Waker::wake);
 }
 
-impl Residents {
-    /// Spawns the task of a run.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        spawn_local(Resident {
-            task,
-            tasks: self.tasks.clone(),
-            id: None,
-            _alive: reaper::Alive::here(),
-        });
-    }
-
-    /// Tells every task, and all that come, to cancel its run.
-    fn close(&self) {
-        CLOSING.set(true);
-        self.tasks.borrow().values().for_each(Waker::wake_by_ref);
+/// Waits until every run on this worker has ended that will.
+async fn all_have_ended() {
+    let changed = CHANGED.with(Rc::clone);
+    while residents::some_will_end() {
+        changed.notified().await;
     }
 }
 
-/// A task that is on the list from its first poll to its end.
-#[pin_project(PinnedDrop)]
-struct Resident<F> {
-    #[pin]
-    task: F,
-    tasks: Rc<RefCell<HashMap<Id, Waker>>>,
-    id: Option<Id>,
-    _alive: reaper::Alive,
+/// A run that is suspended on this worker. It is woken when the worker closes.
+pub(crate) struct Resident {
+    id: u64,
+    waker: Waker,
 }
 
-impl<F: Future<Output = ()>> Future for Resident<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        let poll = this.task.poll(cx);
-        if poll.is_pending() && this.id.is_none() {
-            let id = tokio::task::id();
-            *this.id = Some(id);
-            this.tasks.borrow_mut().insert(id, cx.waker().clone());
+impl Resident {
+    /// Keeps the entry of a run up to date that waits with `waker`, if this is
+    /// a worker.
+    #[inline]
+    pub(crate) fn update(entry: &mut Option<Resident>, waker: &Waker) {
+        match entry {
+            Some(resident) if resident.waker.will_wake(waker) => {}
+            _ if RESIDENTS.with_borrow(Option::is_none) => {}
+            _ => Resident::enter(entry, waker),
         }
-        poll
+    }
+
+    #[cold]
+    fn enter(entry: &mut Option<Resident>, waker: &Waker) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let resident = Resident {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            waker: waker.clone(),
+        };
+        // Whatever the clone of a waker does, it does it before the borrow.
+        let listed = waker.clone();
+        RESIDENTS.with_borrow_mut(|residents| {
+            residents
+                .as_mut()
+                .and_then(|residents| residents.insert(resident.id, listed))
+        });
+        *entry = Some(resident);
     }
 }
 
-#[pinned_drop]
-impl<F> PinnedDrop for Resident<F> {
-    fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        if let Some(id) = this.id {
-            let waker = this.tasks.borrow_mut().remove(id);
-            drop(waker);
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let removed = RESIDENTS.try_with(|residents| {
+            let mut residents = residents.borrow_mut();
+            let residents = residents.as_mut()?;
+            residents.remove(&self.id)
+        });
+        // It may be the last reference to its task.
+        drop(removed);
+        drop(Changed);
+    }
+}
+
+/// Lets a worker that closes look again, when it is dropped.
+pub(crate) struct Changed;
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        if is_closing() {
+            let _ = CHANGED.try_with(|changed| changed.notify_one());
         }
     }
 }
