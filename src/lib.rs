@@ -31,6 +31,8 @@ pub mod docs {
     pub mod comparison {}
     #[doc = include_str!("../docs/design.md")]
     pub mod design {}
+    #[doc = include_str!("../docs/performance.md")]
+    pub mod performance {}
     #[doc = include_str!("../docs/pitfalls.md")]
     pub mod pitfalls {}
 }

@@ -80,13 +80,17 @@ fn ready_at_once(table: &Table, rt: &Runtime) {
     table.case(
         Case::new("ready, in a task", 1_000_000)
             .side(".await", |n| in_task(rt, timed_async(native(n))))
-            .side("await_sync", |n| in_task(rt, run_sync(move || timed(|| ours(n)))))
+            .side("await_sync", |n| {
+                in_task(rt, run_sync(move || timed(|| ours(n))))
+            })
             .goal(Goal::Over(10.0)),
     );
     table.case(
         Case::new("ready, in block_on", 1_000_000)
             .side(".await", |n| rt.block_on(timed_async(native(n))))
-            .side("await_sync", |n| rt.block_on(run_sync_local(move || timed(|| ours(n)))))
+            .side("await_sync", |n| {
+                rt.block_on(run_sync_local(move || timed(|| ours(n))))
+            })
             .goal(Goal::Over(10.0)),
     );
 
@@ -201,7 +205,13 @@ fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
     );
     let cases = [
         ("pending once, 1 task", 1, 200_000, None),
-        ("pending once, 64 tasks", 64, 256_000, Some(Goal::Times(1.25))),
+        (
+            "pending once, 64 tasks",
+            64,
+            256_000,
+            Some(Goal::Times(1.25)),
+        ),
+        ("pending once, 1,000 tasks", 1_000, 400_000, None),
         ("pending once, 10,000 tasks", 10_000, 400_000, None),
     ];
     for (name, tasks, operations, goal) in cases {
@@ -373,25 +383,36 @@ fn deep(table: &Table, rt: &Runtime) {
         table.case(
             Case::new(name, 64_000 / waits)
                 .side("async fn", |n| {
-                    in_task(rt, timed_async(async move {
-                        for _ in 0..n {
-                            black_box(native::sixteen(black_box(waits)).await);
-                        }
-                    }))
+                    in_task(
+                        rt,
+                        timed_async(async move {
+                            for _ in 0..n {
+                                black_box(native::sixteen(black_box(waits)).await);
+                            }
+                        }),
+                    )
                 })
                 .side("async fn, boxed", |n| {
-                    in_task(rt, timed_async(async move {
-                        for _ in 0..n {
-                            black_box(boxed(16, black_box(waits)).await);
-                        }
-                    }))
+                    in_task(
+                        rt,
+                        timed_async(async move {
+                            for _ in 0..n {
+                                black_box(boxed(16, black_box(waits)).await);
+                            }
+                        }),
+                    )
                 })
                 .side("fn, await_sync", |n| {
-                    in_task(rt, run_sync(move || timed(|| {
-                        for _ in 0..n {
-                            black_box(plain::sixteen(black_box(waits)));
-                        }
-                    })))
+                    in_task(
+                        rt,
+                        run_sync(move || {
+                            timed(|| {
+                                for _ in 0..n {
+                                    black_box(plain::sixteen(black_box(waits)));
+                                }
+                            })
+                        }),
+                    )
                 }),
         );
     }

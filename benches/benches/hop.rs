@@ -26,8 +26,22 @@ fn main() {
     ];
     for (name, handler, requests) in handlers {
         // Many clients, as in a service under load; then a single one.
-        case(&table, &rt, &format!("hop busy, {name}"), handler, 256, requests);
-        case(&table, &rt, &format!("hop one by one, {name}"), handler, 1, requests / 20);
+        case(
+            &table,
+            &rt,
+            &format!("hop busy, {name}"),
+            handler,
+            256,
+            requests,
+        );
+        case(
+            &table,
+            &rt,
+            &format!("hop one by one, {name}"),
+            handler,
+            1,
+            requests / 10,
+        );
     }
 }
 
@@ -92,7 +106,13 @@ async fn spawned(handler: Handler) -> u64 {
 }
 
 /// Lets `clients` make `requests` in all, each one after the other.
-fn load<F>(rt: &Runtime, clients: u64, requests: u64, request: fn(Handler) -> F, h: Handler) -> Duration
+fn load<F>(
+    rt: &Runtime,
+    clients: u64,
+    requests: u64,
+    request: fn(Handler) -> F,
+    h: Handler,
+) -> Duration
 where
     F: Future<Output = u64> + Send + 'static,
 {
@@ -120,7 +140,13 @@ fn case(table: &Table, rt: &Runtime, name: &str, handler: Handler, clients: u64,
                 load(rt, clients, n, blocking, handler)
             })
             .side("run_sync", |n| {
-                load(rt, clients, n, |handler| run_sync(move || handler.serve_sync()), handler)
+                load(
+                    rt,
+                    clients,
+                    n,
+                    |handler| run_sync(move || handler.serve_sync()),
+                    handler,
+                )
             })
             .goal(Goal::Times(0.3))
             .side("spawned async task", |n| {

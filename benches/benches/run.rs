@@ -49,6 +49,10 @@ async fn each<F: Future>(count: u64, start: impl Fn() -> F) -> Duration {
     begin.elapsed()
 }
 
+fn in_task(local: &LocalRuntime, future: impl Future<Output = Duration> + 'static) -> Duration {
+    local.block_on(async { spawn_local(future).await.unwrap() })
+}
+
 /// Spawns 64 tasks at a time, and awaits them.
 async fn batches(count: u64, spawn: impl Fn() -> JoinHandle<u64>) -> Duration {
     const BATCH: u64 = 64;
@@ -66,15 +70,21 @@ async fn batches(count: u64, spawn: impl Fn() -> JoinHandle<u64>) -> Duration {
 fn start_to_end(table: &Table, local: &LocalRuntime) {
     table.case(
         Case::new("one run in the same task", 64_000)
-            .side("async block", |n| local.block_on(each(n, once)))
-            .side("run_sync_local", |n| local.block_on(each(n, || run_sync_local(once_sync))))
+            .side("async block", |n| in_task(local, each(n, once)))
+            .side("run_sync_local", |n| {
+                in_task(local, each(n, || run_sync_local(once_sync)))
+            })
             .goal(Goal::Over(100.0))
-            .side("run_sync", |n| local.block_on(each(n, || run_sync(once_sync))))
+            .side("run_sync", |n| {
+                in_task(local, each(n, || run_sync(once_sync)))
+            })
             .goal(Goal::Over(100.0)),
     );
     table.case(
         Case::new("one run in a task, one by one", 64_000)
-            .side("spawned async task", |n| local.block_on(each(n, || spawn_local(once()))))
+            .side("spawned async task", |n| {
+                local.block_on(each(n, || spawn_local(once())))
+            })
             .side("spawned run_sync_local", |n| {
                 local.block_on(each(n, || spawn_local(run_sync_local(once_sync))))
             })
@@ -86,7 +96,9 @@ fn start_to_end(table: &Table, local: &LocalRuntime) {
     );
     table.case(
         Case::new("one run in a task, 64 at a time", 64_000)
-            .side("spawned async task", |n| local.block_on(batches(n, || spawn_local(once()))))
+            .side("spawned async task", |n| {
+                local.block_on(batches(n, || spawn_local(once())))
+            })
             .side("spawned run_sync_local", |n| {
                 local.block_on(batches(n, || spawn_local(run_sync_local(once_sync))))
             })
@@ -142,7 +154,9 @@ fn cancel(table: &Table, rt: &Runtime) {
         table.case(
             // As many as a thread keeps free stacks.
             Case::new(name, 256)
-                .side("drop of async code", |n| drops(rt, n, || waits_below_async(frames)))
+                .side("drop of async code", |n| {
+                    drops(rt, n, || waits_below_async(frames))
+                })
                 .side("drop of run_sync_local", |n| {
                     drops(rt, n, || run_sync_local(move || waits_below(frames)))
                 }),

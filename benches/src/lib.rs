@@ -65,8 +65,16 @@ impl Table {
                 case.name,
                 side.name,
                 Spread::of(nanos[index].iter().copied()).median,
-                if index == 0 { String::new() } else { format!("{over:.1}") },
-                if index == 0 { String::new() } else { format!("{ratio:.2}") },
+                if index == 0 {
+                    String::new()
+                } else {
+                    format!("{over:.1}")
+                },
+                if index == 0 {
+                    String::new()
+                } else {
+                    format!("{ratio:.2}")
+                },
                 goal.unwrap_or_default(),
             );
         }
@@ -164,6 +172,10 @@ impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
         let (low, high) = self.middle;
-        write!(f, "{:.digits$} ({low:.digits$} to {high:.digits$})", self.median)
+        write!(
+            f,
+            "{:.digits$} ({low:.digits$} to {high:.digits$})",
+            self.median
+        )
     }
 }

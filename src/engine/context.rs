@@ -366,12 +366,21 @@ fn polling() -> *const Header {
     (&raw const POLLING_MARK).cast()
 }
 
+/// Something in the caller's frame, whose lifetime is at most that of the frame.
+pub(crate) struct Frame(());
+
+impl Frame {
+    #[inline(always)]
+    pub(crate) fn here() -> Frame {
+        Frame(())
+    }
+}
+
 /// Returns the place where the caller stands.
 ///
-/// `frame` is something in the caller's frame: the place is that of the stack
-/// which the frame is on, and must not outlive it.
+/// The place is that of the stack which `frame` is on, and can't outlive it.
 #[inline(always)]
-pub(crate) fn current<'a>(_frame: &'a ()) -> Place<'a> {
+pub(crate) fn current(_frame: &Frame) -> Place<'_> {
     let header = CURRENT.get();
     if header.is_null() {
         Place::Outside

@@ -204,6 +204,11 @@ impl<T> Coroutine<T> {
         }
     }
 
+    /// Whether the closure has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.switch.is_none()
+    }
+
     /// Whether the coroutine can neither wait nor unwind any more.
     pub(crate) fn is_stuck(&self) -> bool {
         self.header.is_stuck()
@@ -258,17 +263,7 @@ fn free<T>(switch: &mut Option<Switch<Outcome<T>>>) {
 /// The first frame on the coroutine's stack.
 fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome<T> {
     header.entered(yielder);
-    catch_unwind(AssertUnwindSafe(|| __rust_begin_short_backtrace(f)))
-}
-
-/// std ends the short backtrace of a panic at a frame with this name. What lies
-/// below are the frames of greenhack, tokio and the thread.
-#[inline(never)]
-fn __rust_begin_short_backtrace<T>(f: impl FnOnce() -> T) -> T {
-    let output = f();
-    // Not a tail call, which would replace the frame.
-    std::hint::black_box(());
-    output
+    catch_unwind(AssertUnwindSafe(f))
 }
 
 /// Switches to the coroutine and back.

@@ -78,22 +78,16 @@ impl Spot {
         self.runtime
     }
 
-    /// Whether a scheduler drives this thread here.
-    #[inline]
-    pub(crate) fn is_scheduled(self) -> bool {
-        self.worker.is_some()
-    }
-
     /// Whether this is the poll of a task.
     #[inline]
     pub(crate) fn is_task(self) -> bool {
         self.task.is_some()
     }
 
-    /// Whether both are in the poll of the same task.
+    /// Whether the caller is in a poll of the same task.
     #[inline]
-    pub(crate) fn is_task_of(self, other: Spot) -> bool {
-        self.task.is_some() && self.task == other.task
+    pub(crate) fn is_same_task(self) -> bool {
+        self.task.is_some() && self.task == task::try_id()
     }
 }
 

@@ -26,9 +26,10 @@
 //!
 //! # Invariants
 //!
-//! - U1 A token's stack holds no reference into any thread's locals, and std
-//!   looks the count up anew when an unwind is caught. A token may therefore
-//!   be armed on one thread and disarmed on another.
+//! - U1 A token's stack holds no reference into any thread's locals: the
+//!   unwind is thrown in a frame of its own, and std looks the count up anew
+//!   when it is caught. A token may therefore be armed on one thread and
+//!   disarmed on another.
 //! - U2 If std ever counts otherwise, `hide` sees that disarming a token does
 //!   not lower the count and switches the mechanism off. Nothing else relies
 //!   on it: it is about correct answers of `panicking()`, not about memory.
@@ -65,8 +66,7 @@ pub(crate) fn hide() -> Hidden {
 /// Gives back what [`hide`] took.
 #[inline(always)]
 pub(crate) fn show(hidden: Hidden) {
-    // The stand-in's mark is for the engine; its thread has kept its count.
-    if !cfg!(greenhack_threads) && hidden.0 > 0 {
+    if hidden.0 > 0 {
         raise(hidden.0);
     }
 }
@@ -121,10 +121,16 @@ fn token(yielder: &Yielder) {
         }
     }
 
+    /// Looks the thread's count up in a frame that the unwind leaves at once.
+    #[inline(never)]
+    fn throw() -> ! {
+        resume_unwind(Box::new(()))
+    }
+
     loop {
         let thrown = catch_unwind(AssertUnwindSafe(|| {
             let _armed = SuspendOnDrop(yielder);
-            resume_unwind(Box::new(()));
+            throw();
         }));
         drop(thrown);
         yielder.suspend();
@@ -148,7 +154,14 @@ fn lower() -> Hidden {
     }
     let mut lowered = 0;
     while thread::panicking() {
-        let Some(mut token) = pop(&ARMED).or_else(first_tokens) else {
+        let Some(mut token) = pop(&ARMED).or_else(more_tokens) else {
+            // A count that stays behind must not be taken for another
+            // coroutine's, so that nobody hides from now on.
+            OFF.store(true, Ordering::Relaxed);
+            report::warn(
+                "the system gives no thread or stack to keep panics apart",
+                "`thread::panicking()` is not kept apart between coroutines",
+            );
             break;
         };
         token.disarm();
@@ -170,8 +183,8 @@ fn lower() -> Hidden {
 #[cold]
 fn raise(count: u32) {
     for _ in 0..count {
-        // Without a stack for it the count stays too low, which is the less
-        // harmful side: `panicking()` is false in one more destructor.
+        // There is an idle token for each unwind that was hidden, so that a
+        // new one is made only if another thread has it for a moment.
         let Some(mut token) = pop(&IDLE).or_else(Token::new) else {
             return;
         };
@@ -180,20 +193,23 @@ fn raise(count: u32) {
     }
 }
 
-/// Arms the first tokens on a thread whose count nobody looks at.
-fn first_tokens() -> Option<Token> {
+/// Arms tokens on a thread whose count nobody looks at. One is for the caller
+/// alone: other threads may have taken the rest before it looks.
+fn more_tokens() -> Option<Token> {
     let helper = thread::Builder::new()
         .name("greenhack-unwind".to_owned())
         .spawn(|| {
-            for _ in 0..FIRST {
-                let Some(mut token) = Token::new() else { break };
+            let mut tokens = (0..FIRST).map_while(|_| {
+                let mut token = Token::new()?;
                 token.arm();
-                push(&ARMED, token);
-            }
+                Some(token)
+            });
+            let first = tokens.next();
+            tokens.for_each(|token| push(&ARMED, token));
+            first
         })
         .ok()?;
-    helper.join().ok()?;
-    pop(&ARMED)
+    helper.join().ok()?
 }
 
 #[cfg(all(test, not(greenhack_threads), panic = "unwind"))]
@@ -272,5 +288,34 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    #[test]
+    fn threads_that_hide_at_once_do_not_take_each_others_tokens() {
+        const THREADS: usize = 4;
+
+        /// Holds `depth` unwinds hidden at the same time.
+        fn hide_deeper(depth: usize) {
+            while_unwinding(|| {
+                let hidden = hide();
+                assert_eq!(hidden, Hidden(1));
+                assert!(!thread::panicking());
+                if depth > 1 {
+                    hide_deeper(depth - 1);
+                }
+                show(hidden);
+            });
+            assert!(!thread::panicking());
+        }
+
+        let start = std::sync::Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    hide_deeper(100);
+                });
+            }
+        });
     }
 }

@@ -1,10 +1,14 @@
 //! The verbs that wait.
+//!
+//! They are inlined, always, down to the switch. A return that leads out of a
+//! frame which was entered before the switch is predicted wrongly, and each of
+//! those costs more than all the rest of a wait.
 #![forbid(unsafe_code)]
 
 use std::future::IntoFuture;
 
 use super::outside;
-use crate::engine::context::{Place, Unfinished, Wait, current, throw_cancelled};
+use crate::engine::context::{Frame, Place, Unfinished, Wait, current, throw_cancelled};
 use crate::ground::ambient::Moved;
 use crate::ground::error::{Cancelled, NotAwaited, Refusal};
 use crate::ground::report;
@@ -66,10 +70,11 @@ use crate::ground::report;
 /// assert_eq!(greenhack::run_sync(answer).await, 42);
 /// # });
 /// ```
-#[inline]
+#[inline(always)]
 #[track_caller]
 pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
             Ok(output) => output,
             Err(unfinished) => stop(unfinished),
@@ -111,10 +116,11 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
 /// assert_eq!(error.into_inner().await, 1);
 /// # });
 /// ```
-#[inline]
+#[inline(always)]
 #[track_caller]
 pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<F>> {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
             Ok(output) => Ok(output),
             Err(unfinished) => stop(unfinished),
@@ -158,10 +164,11 @@ pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<
 ///
 /// assert_eq!(read(async { Ok(3) }).unwrap(), 3);
 /// ```
-#[inline]
+#[inline(always)]
 #[track_caller]
 pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancelled> {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => match header.wait(future.into_future(), Wait::Error) {
             Ok(output) => Ok(output),
             Err(Unfinished::Cancelled) => Err(Cancelled::new()),
@@ -205,10 +212,11 @@ pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancell
 /// drop(Transaction(state.clone()));
 /// assert_eq!(state.get(), "rolled back");
 /// ```
-#[inline]
+#[inline(always)]
 #[track_caller]
 pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
-    let refused = match current(&()) {
+    let frame = Frame::here();
+    let refused = match current(&frame) {
         Place::In(header) => {
             return match header.wait(future.into_future(), Wait::Cleanup) {
                 Ok(output) => Some(output),
@@ -252,7 +260,8 @@ fn give_up() {
 /// # });
 /// ```
 pub fn in_context() -> bool {
-    matches!(current(&()), Place::In(_))
+    let frame = Frame::here();
+    matches!(current(&frame), Place::In(_))
 }
 
 /// The verb as a method: `future.await_sync()`.
@@ -276,7 +285,7 @@ pub trait AwaitExt: IntoFuture {
 }
 
 impl<F: IntoFuture> AwaitExt for F {
-    #[inline]
+    #[inline(always)]
     fn await_sync(self) -> Self::Output {
         await_sync(self)
     }

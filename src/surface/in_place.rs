@@ -46,8 +46,8 @@ pub(crate) struct Home {
 
 impl Home {
     /// Settles where the caller is polled, or says why it cannot.
-    fn here(handle: Handle, budget: Duration) -> Result<Home, &'static str> {
-        let spot = Spot::here();
+    #[inline]
+    fn here(handle: Handle, spot: Spot, budget: Duration) -> Result<Home, &'static str> {
         let single_threaded = ambient::is_single_threaded(&handle, spot);
         if !single_threaded && !ambient::is_polled() {
             return Err(NOT_POLLED_BY_TOKIO);
@@ -73,16 +73,17 @@ impl Home {
     /// The spot of this poll, if it is one by the right kind of scheduler.
     #[inline]
     fn spot(&mut self) -> Result<Spot, &'static str> {
-        let spot = Spot::in_runtime(self.spot.runtime());
-        // In a poll of the task that was looked at last, all is as it was.
-        if self.single_threaded && spot.is_scheduled() && spot.is_task_of(self.spot) {
-            return Ok(spot);
+        // In a poll of the task that was looked at last, all is as it was; where
+        // it is not, the coroutine can't stay suspended.
+        if self.single_threaded && self.spot.is_same_task() {
+            return Ok(self.spot);
         }
-        self.look_again(spot)
+        self.look_again()
     }
 
     #[cold]
-    fn look_again(&mut self, spot: Spot) -> Result<Spot, &'static str> {
+    fn look_again(&mut self) -> Result<Spot, &'static str> {
+        let spot = Spot::in_runtime(self.spot.runtime());
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
@@ -133,17 +134,18 @@ struct Live<T: 'static> {
 unsafe impl<T> Send for InPlace<T> {}
 
 impl<T: 'static> InPlace<T> {
-    /// Makes a coroutine of `f`, to be polled in this very place.
+    /// Makes a coroutine of `f`, to be polled in this very place, which is
+    /// `spot`, by the runtime of `handle`.
     ///
     /// # Panics
     ///
     /// If no tokio scheduler polls the caller, or there is no stack.
     #[inline]
-    pub(crate) fn new<F>(handle: Handle, config: Config, f: F) -> InPlace<T>
+    pub(crate) fn new<F>(handle: Handle, spot: Spot, config: Config, f: F) -> InPlace<T>
     where
         F: FnOnce() -> T + 'static,
     {
-        let home = match Home::here(handle, config.budget) {
+        let home = match Home::here(handle, spot, config.budget) {
             Ok(home) => home,
             Err(message) => panic!("{message}"),
         };

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use super::builder::{Config, builder};
 use super::in_place::InPlace;
+use crate::ground::ambient::Spot;
 
 /// Runs plain code in the current task, on a coroutine of this thread.
 ///
@@ -109,7 +110,8 @@ where
                 ),
             };
             let (config, f) = start.take().expect("a run was polled after it panicked");
-            self.state = State::Running(InPlace::new(handle, config, f));
+            let spot = Spot::in_runtime(Some(handle.id()));
+            self.state = State::Running(InPlace::new(handle, spot, config, f));
         }
         let State::Running(run) = &mut self.state else {
             panic!("a run was polled after its end");

@@ -53,6 +53,10 @@ const A_LITTLE: usize = 64;
 /// Ends `coroutine`, whose owner is being dropped.
 #[cold]
 pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
+    if coroutine.has_ended() {
+        // Its last poll has panicked all the same, in a tracing subscriber.
+        return;
+    }
     if !home.is_this_thread() {
         return if home.single_threaded {
             let handle = home.handle.clone();

@@ -138,11 +138,13 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         if let State::New(start) = &mut self.state {
             let (config, f) = start.take().expect("a run was polled after it panicked");
-            self.state = match Handle::try_current() {
-                Ok(handle) if is_single_threaded(&handle, Spot::here()) => {
-                    State::InPlace(InPlace::new(handle, config, f))
+            let handle = Handle::try_current().ok();
+            let spot = Spot::in_runtime(handle.as_ref().map(Handle::id));
+            self.state = match handle {
+                Some(handle) if is_single_threaded(&handle, spot) => {
+                    State::InPlace(InPlace::new(handle, spot, config, f))
                 }
-                handle => State::Away(Away::start(handle.ok(), config, f)),
+                handle => State::Away(Away::start(handle, config, f)),
             };
         }
         let outcome = match &mut self.state {
@@ -329,7 +331,9 @@ where
         if let TaskState::New(start) = &mut self.state {
             let (config, f, handle) = start.take().expect("a task starts once");
             // A panic here, for want of memory, is the caller's to see.
-            let run = catch_unwind(AssertUnwindSafe(|| InPlace::new(handle, config, f)));
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                InPlace::new(handle, Spot::here(), config, f)
+            }));
             match run {
                 Ok(run) => self.state = TaskState::Running(run),
                 Err(payload) => return self.end(Err(payload)),

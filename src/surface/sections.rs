@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::await_sync::stop;
-use crate::engine::context::{Place, current};
+use crate::engine::context::{Frame, Place, current};
 
 /// Runs `f` without interruption: a cancellation arrives at its end.
 ///
@@ -36,7 +36,8 @@ use crate::engine::context::{Place, current};
 /// # });
 /// ```
 pub fn shield<R>(f: impl FnOnce() -> R) -> R {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => header
             .shield(f)
             .unwrap_or_else(|unfinished| stop(unfinished)),
@@ -65,7 +66,8 @@ pub fn shield<R>(f: impl FnOnce() -> R) -> R {
 /// # });
 /// ```
 pub fn no_suspend<R>(f: impl FnOnce() -> R) -> R {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => header.no_suspend(f),
         _ => f(),
     }
@@ -94,7 +96,8 @@ pub fn no_suspend<R>(f: impl FnOnce() -> R) -> R {
 /// ```
 #[track_caller]
 pub fn must_suspend<R>(f: impl FnOnce() -> R) -> R {
-    match current(&()) {
+    let frame = Frame::here();
+    match current(&frame) {
         Place::In(header) => {
             let before = header.suspensions();
             let output = f();

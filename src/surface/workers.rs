@@ -256,7 +256,7 @@ impl Pool {
 /// The life of a worker.
 fn work(shared: &Arc<Shared>, index: usize) {
     let runtime = runtime(shared, index);
-    RESIDENTS.set(Some(HashMap::new()));
+    IS_WORKER.set(true);
     runtime.block_on(async {
         loop {
             let pull = poll_fn(|cx| shared.queue.poll_pull(index, STARTS_PER_TICK, cx));
@@ -299,9 +299,9 @@ fn runtime(shared: &Arc<Shared>, index: usize) -> LocalRuntime {
 }
 
 thread_local! {
-    /// The wakers of the runs that are suspended on this worker; `None` on
-    /// other threads.
-    static RESIDENTS: RefCell<Option<HashMap<u64, Waker>>> = const { RefCell::new(None) };
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// The wakers of the runs that are suspended on this worker.
+    static RESIDENTS: RefCell<HashMap<u64, Waker>> = RefCell::default();
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
 }
@@ -315,10 +315,8 @@ pub(crate) fn is_closing() -> bool {
 /// Tells every run of this worker, and all that come, to end.
 fn close() {
     CLOSING.set(true);
-    let wakers: Vec<Waker> = RESIDENTS.with_borrow(|residents| {
-        let residents = residents.iter().flat_map(HashMap::values);
-        residents.cloned().collect()
-    });
+    let wakers: Vec<Waker> =
+        RESIDENTS.with_borrow(|residents| residents.values().cloned().collect());
     wakers.into_iter().for_each(Waker::wake);
 }
 
@@ -343,7 +341,7 @@ impl Resident {
     pub(crate) fn update(entry: &mut Option<Resident>, waker: &Waker) {
         match entry {
             Some(resident) if resident.waker.will_wake(waker) => {}
-            _ if RESIDENTS.with_borrow(Option::is_none) => {}
+            _ if !IS_WORKER.get() => {}
             _ => Resident::enter(entry, waker),
         }
     }
@@ -357,22 +355,14 @@ impl Resident {
         };
         // Whatever the clone of a waker does, it does it before the borrow.
         let listed = waker.clone();
-        RESIDENTS.with_borrow_mut(|residents| {
-            residents
-                .as_mut()
-                .and_then(|residents| residents.insert(resident.id, listed))
-        });
+        RESIDENTS.with_borrow_mut(|residents| residents.insert(resident.id, listed));
         *entry = Some(resident);
     }
 }
 
 impl Drop for Resident {
     fn drop(&mut self) {
-        let removed = RESIDENTS.try_with(|residents| {
-            let mut residents = residents.borrow_mut();
-            let residents = residents.as_mut()?;
-            residents.remove(&self.id)
-        });
+        let removed = RESIDENTS.try_with(|residents| residents.borrow_mut().remove(&self.id));
         // It may be the last reference to its task.
         drop(removed);
         drop(Changed);

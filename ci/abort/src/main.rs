@@ -1,0 +1,101 @@
+//! Drops suspended runs in a program that is built with `panic = "abort"`.
+//!
+//! Nothing can unwind here, so each run must be detached and go on to its end.
+//! `ci/abort.sh` counts the lines that this prints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use greenhack::{await_or_cancelled, await_sync, run_sync, run_sync_local, shield};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{LocalSet, yield_now};
+use tokio::time::{sleep, timeout};
+
+fn main() {
+    let current_thread = Builder::new_current_thread().enable_all().build().unwrap();
+    let multi_thread = Builder::new_multi_thread().enable_all().build().unwrap();
+    dropped("in place", &current_thread);
+    dropped("on a worker", &multi_thread);
+    aborted("in place", &current_thread);
+    aborted("on a worker", &multi_thread);
+    local(&current_thread);
+    outside(&current_thread);
+    assert_eq!(greenhack::leaked_runs(), 0);
+}
+
+/// A plain function that is still waiting when its caller has gone.
+fn serve(name: &str, go: &Notify, ended: &mpsc::Sender<()>) {
+    await_sync(go.notified());
+    await_sync(sleep(Duration::from_millis(1)));
+    shield(|| await_sync(yield_now()));
+    // Nobody is told of a cancellation that can't be carried out.
+    assert_eq!(await_or_cancelled(async { 7 }), Ok(7));
+    println!("ended: {name}");
+    await_sync(ended.send(())).unwrap();
+}
+
+/// The future of the run is dropped by a timeout.
+fn dropped(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let (name, inner) = (format!("a run that was dropped {place}"), go.clone());
+        let run = run_sync(move || serve(&name, &inner, &sender));
+        assert!(timeout(Duration::from_millis(20), run).await.is_err());
+        go.notify_one();
+        ended.recv().await.unwrap();
+        // The run's own end has dropped the sender.
+        assert!(ended.recv().await.is_none());
+    });
+}
+
+/// The task of the run is aborted.
+fn aborted(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let (name, inner) = (format!("a task that was aborted {place}"), go.clone());
+        let started = Arc::new(AtomicUsize::new(0));
+        let starts = started.clone();
+        let task = tokio::spawn(run_sync(move || {
+            starts.fetch_add(1, Ordering::Relaxed);
+            serve(&name, &inner, &sender);
+        }));
+        while started.load(Ordering::Relaxed) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        go.notify_one();
+        ended.recv().await.unwrap();
+    });
+}
+
+/// A local run is dropped in a `LocalSet`.
+fn local(rt: &Runtime) {
+    rt.block_on(LocalSet::new().run_until(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let inner = go.clone();
+        let run = run_sync_local(move || serve("a local run that was dropped", &inner, &sender));
+        assert!(timeout(Duration::from_millis(20), run).await.is_err());
+        go.notify_one();
+        ended.recv().await.unwrap();
+    }));
+}
+
+/// A run is dropped while its runtime does not run.
+fn outside(rt: &Runtime) {
+    let (sender, mut ended) = mpsc::channel(1);
+    let go = Arc::new(Notify::new());
+    let inner = go.clone();
+    let mut run = Box::pin(run_sync_local(move || {
+        serve("a run that was dropped outside", &inner, &sender);
+    }));
+    rt.block_on(async { assert!(timeout(Duration::from_millis(20), &mut run).await.is_err()) });
+    drop(run);
+    go.notify_one();
+    rt.block_on(async { ended.recv().await.unwrap() });
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Proves that no test touches memory that is freed, or lies outside of an object, on real stacks.
+. "$(dirname "$0")/common.sh"
+need_rust "$NIGHTLY"
+export RUSTFLAGS="-Zsanitizer=address --cfg greenhack_sanitizer"
+# A leaked run is no bug here, and leaks are Miri's part.
+export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1"
+# Not the tests of messages of the compiler, nor of programs of their own.
+tests=$(ls tests/*.rs | sed 's/.*\/\(.*\)\.rs/--test \1/' | grep -v '_ui$\|example_')
+# A stack overflow is for AddressSanitizer to report, not for us.
+counted cargo "+$NIGHTLY" test --target "$HOST" --all-features --lib $tests -- --skip overflow
+proved "$PASSED tests passed in AddressSanitizer"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Proves that no uninitialised or freed memory is used around the switch, in memcheck.
+. "$(dirname "$0")/common.sh"
+need_program valgrind
+runner="CARGO_TARGET_$(echo "$HOST" | tr 'a-z-' 'A-Z_')_RUNNER"
+export "$runner=valgrind --quiet --error-exitcode=99 --max-stackframe=8388608"
+counted cargo test --all-features --test smoke --test miri_protocol
+proved "$PASSED tests passed in valgrind"
