@@ -43,6 +43,7 @@
 //! - On the wrong thread: see I2.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -60,16 +61,24 @@ use crate::memory::pool;
 /// What became of the closure.
 pub(crate) type Outcome<T> = Result<T, Payload>;
 
-/// A closure on a stack of its own.
-pub(crate) struct Coroutine<T> {
+/// A closure on a stack of its own, with what its owner wants to keep beside.
+///
+/// It is a few words, because it is moved a lot.
+pub(crate) struct Coroutine<T, X> {
     /// `None` when it has ended.
     switch: Option<Switch<Outcome<T>>>,
-    header: Rc<Header>,
-    /// The panic of an awaited future that was dropped by a cancellation.
-    drop_panic: Option<Payload>,
+    block: Rc<Block<X>>,
 }
 
-impl<T> Coroutine<T> {
+/// What a coroutine has on the heap.
+struct Block<X> {
+    header: Header,
+    /// The panic of an awaited future that was dropped by a cancellation.
+    drop_panic: Cell<Option<Payload>>,
+    owners: X,
+}
+
+impl<T, X> Coroutine<T, X> {
     /// Puts `f` on `stack`.
     ///
     /// # Safety
@@ -77,12 +86,21 @@ impl<T> Coroutine<T> {
     /// What `f` and `T` borrow must live until the coroutine has ended, and for
     /// ever if it is leaked or forgotten.
     #[inline]
-    pub(crate) unsafe fn new<F>(stack: Stack, name: Cow<'static, str>, f: F) -> Coroutine<T>
+    pub(crate) unsafe fn new<F>(
+        stack: Stack,
+        name: Cow<'static, str>,
+        owners: X,
+        f: F,
+    ) -> Coroutine<T, X>
     where
         F: FnOnce() -> T,
     {
-        let header = Rc::new(Header::new(name));
-        let pointer = Rc::as_ptr(&header);
+        let block = Rc::new(Block {
+            header: Header::new(name),
+            drop_panic: Cell::new(None),
+            owners,
+        });
+        let pointer: *const Header = &raw const block.header;
         let root = move |yielder: &Yielder| {
             // SAFETY: the header outlives the coroutine (C2).
             root(unsafe { &*pointer }, yielder, f)
@@ -92,9 +110,14 @@ impl<T> Coroutine<T> {
         residents::arrived();
         Coroutine {
             switch: Some(switch),
-            header,
-            drop_panic: None,
+            block,
         }
+    }
+
+    /// What the owner keeps.
+    #[inline]
+    pub(crate) fn owners(&self) -> &X {
+        &self.block.owners
     }
 
     /// Runs the coroutine until it ends or waits for a future that is pending.
@@ -108,16 +131,16 @@ impl<T> Coroutine<T> {
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, spot: Spot) -> Poll<Outcome<T>> {
         let switch = self.switch.as_mut().expect("polled after its end");
-        let visit = Visit::begin(&self.header);
+        let visit = Visit::begin(&self.block.header);
         let mut resumed = false;
         loop {
             // SAFETY: the coroutine is suspended, or has not run; the borrow
             // ends before the resume below.
-            if let Some(mut pending) = unsafe { self.header.pending() } {
+            if let Some(mut pending) = unsafe { self.block.header.pending() } {
                 if pending.as_mut().poll(cx).is_pending() {
                     // If it has not run, nothing has changed since last time.
                     let end = if resumed {
-                        must_not_stay(&self.header, spot)
+                        must_not_stay(&self.block.header, spot)
                     } else {
                         None
                     };
@@ -128,11 +151,11 @@ impl<T> Coroutine<T> {
                     // what the waiting call hears of.
                     pending.end(end).unwrap_or_else(discard);
                 }
-                self.header.settle();
-            } else if self.header.is_stuck() {
+                self.block.header.settle();
+            } else if self.block.header.is_stuck() {
                 return Poll::Pending;
             }
-            if let Some(outcome) = resume(&visit, &self.header, switch) {
+            if let Some(outcome) = resume(&visit, &self.block.header, switch) {
                 free(&mut self.switch);
                 return Poll::Ready(outcome);
             }
@@ -146,7 +169,7 @@ impl<T> Coroutine<T> {
     /// [`is_stuck`](Self::is_stuck).
     #[cold]
     pub(crate) fn cancel(&mut self) -> Poll<Outcome<T>> {
-        self.header.set_cancelled();
+        self.block.header.set_cancelled();
         self.interrupt()
     }
 
@@ -155,44 +178,47 @@ impl<T> Coroutine<T> {
     /// `Pending` means that the coroutine cannot end.
     #[cold]
     pub(crate) fn expire(&mut self) -> Poll<Outcome<T>> {
-        self.header.set_expired();
+        self.block.header.set_expired();
         self.interrupt()
     }
 
     fn interrupt(&mut self) -> Poll<Outcome<T>> {
-        if !self.header.has_started() {
+        if !self.block.header.has_started() {
             // The poll that was to start it has panicked.
-            self.header.set_stuck();
+            self.block.header.set_stuck();
         }
-        if self.header.is_stuck() || !self.header.can_be_interrupted() {
+        if self.block.header.is_stuck() || !self.block.header.can_be_interrupted() {
             return Poll::Pending;
         }
         let spot = Spot::here();
         let switch = self.switch.as_mut().expect("cancelled after its end");
-        let visit = Visit::begin(&self.header);
+        let visit = Visit::begin(&self.block.header);
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
-        if let Some(pending) = unsafe { self.header.pending() } {
+        if let Some(pending) = unsafe { self.block.header.pending() } {
             if let Err(payload) = pending.end(End::Cancelled) {
-                match &self.drop_panic {
-                    None => self.drop_panic = Some(payload),
-                    Some(_) => discard(payload),
+                match self.block.drop_panic.take() {
+                    None => self.block.drop_panic.set(Some(payload)),
+                    Some(first) => {
+                        self.block.drop_panic.set(Some(first));
+                        discard(payload);
+                    }
                 }
             }
-            self.header.settle();
+            self.block.header.settle();
         }
         loop {
-            if let Some(outcome) = resume(&visit, &self.header, switch) {
+            if let Some(outcome) = resume(&visit, &self.block.header, switch) {
                 free(&mut self.switch);
                 return Poll::Ready(outcome);
             }
             // A destructor waits. It stays for a poll to go on with, unless it
             // is where it must not stay (I5).
             // SAFETY: as above.
-            let Some(mut pending) = (unsafe { self.header.pending() }) else {
+            let Some(mut pending) = (unsafe { self.block.header.pending() }) else {
                 return Poll::Pending;
             };
-            let Some(end) = must_not_stay(&self.header, spot) else {
+            let Some(end) = must_not_stay(&self.block.header, spot) else {
                 return Poll::Pending;
             };
             // What is ready at once need not stay.
@@ -200,7 +226,7 @@ impl<T> Coroutine<T> {
             if pending.as_mut().poll(&mut cx).is_pending() {
                 pending.end(end).unwrap_or_else(discard);
             }
-            self.header.settle();
+            self.block.header.settle();
         }
     }
 
@@ -211,17 +237,17 @@ impl<T> Coroutine<T> {
 
     /// Whether the coroutine can neither wait nor unwind any more.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.header.is_stuck()
+        self.block.header.is_stuck()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.header.is_cancelled()
+        self.block.header.is_cancelled()
     }
 
     /// The panic that a cancelled coroutine leaves behind, if any.
-    pub(crate) fn left_panic(&mut self, outcome: Outcome<T>) -> Option<Payload> {
+    pub(crate) fn left_panic(&self, outcome: Outcome<T>) -> Option<Payload> {
         let of_closure = outcome.err().filter(|payload| !payload.is::<Cancelled>());
-        self.drop_panic.take().or(of_closure)
+        self.block.drop_panic.take().or(of_closure)
     }
 
     /// Leaks the coroutine. That it is dropped as it is would do the same, but
@@ -234,15 +260,15 @@ impl<T> Coroutine<T> {
     fn leak_in_place(&mut self, why: &str) {
         if let Some(switch) = self.switch.take() {
             residents::leaked();
-            report::leaked(self.header.name(), why);
+            report::leaked(self.block.header.name(), why);
             // Dropping a suspended switch leaks its stack.
             drop(switch);
-            std::mem::forget(Rc::clone(&self.header));
+            std::mem::forget(Rc::clone(&self.block));
         }
     }
 }
 
-impl<T> Drop for Coroutine<T> {
+impl<T, X> Drop for Coroutine<T, X> {
     #[inline]
     fn drop(&mut self) {
         if self.switch.is_some() {

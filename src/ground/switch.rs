@@ -22,15 +22,19 @@ mod native {
     use std::mem::ManuallyDrop;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use corosensei::stack::{DefaultStack, StackPointer};
+    use corosensei::stack::{DefaultStack, Stack as _, StackPointer};
     use corosensei::{Coroutine, CoroutineResult};
 
-    /// A guarded stack.
+    /// A guarded stack. It is two words, because it is moved a lot.
     pub(crate) struct Stack {
-        memory: DefaultStack,
+        /// Where the stack begins, which each resume asks for.
+        base: StackPointer,
+        memory: Box<Memory>,
+    }
+
+    struct Memory {
+        pages: DefaultStack,
         size: usize,
-        /// How far below the top of the memory it begins.
-        stagger: usize,
     }
 
     /// Stacks are whole pages, so what lies at the top of each would fall into
@@ -42,17 +46,17 @@ mod native {
         pub(crate) fn new(size: usize) -> io::Result<Stack> {
             static NEXT: AtomicUsize = AtomicUsize::new(0);
             let stagger = NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER;
-            let memory = DefaultStack::new(size.saturating_add(stagger))?;
+            let pages = DefaultStack::new(size.saturating_add(stagger))?;
+            let base = pages.base().get() - stagger;
             Ok(Stack {
-                memory,
-                size,
-                stagger,
+                base: StackPointer::new(base).expect("memory lies above its own size"),
+                memory: Box::new(Memory { pages, size }),
             })
         }
 
         /// The size that was asked for, in bytes.
         pub(crate) fn size(&self) -> usize {
-            self.size
+            self.memory.size
         }
     }
 
@@ -62,23 +66,23 @@ mod native {
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> StackPointer {
-            let top = self.memory.base().get();
-            StackPointer::new(top - self.stagger).expect("memory lies above its own size")
+            self.base
         }
 
         #[inline]
         fn limit(&self) -> StackPointer {
-            self.memory.limit()
+            self.memory.pages.limit()
         }
 
         #[cfg(windows)]
         fn teb_fields(&self) -> corosensei::stack::StackTebFields {
-            self.memory.teb_fields()
+            self.memory.pages.teb_fields()
         }
 
         #[cfg(windows)]
         fn update_teb_fields(&mut self, stack_limit: usize, guaranteed_stack_bytes: usize) {
             self.memory
+                .pages
                 .update_teb_fields(stack_limit, guaranteed_stack_bytes);
         }
     }

@@ -15,8 +15,10 @@
 //!   `block_on`; a stack that is suspended in either breaks tokio's books. So
 //!   the run is polled in a `LocalSet` of its own.
 
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,9 +41,14 @@ pub(crate) struct Home {
     pub(crate) single_threaded: bool,
     /// Whether it was started in a task of a `LocalSet`, as far as can be told.
     pub(crate) in_local_set: bool,
-    /// Where it was polled last.
-    spot: Spot,
     pub(crate) budget: Duration,
+    /// Where it was polled last.
+    spot: Cell<Spot>,
+    /// What the coroutine is polled in, if not directly. Only ever set where
+    /// the future that owns this is not `Send`.
+    local_set: Option<Rc<LocalSet>>,
+    /// On a worker, from the first time that it is suspended.
+    resident: RefCell<Option<Resident>>,
 }
 
 impl Home {
@@ -56,13 +63,16 @@ impl Home {
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
+        let in_local_set = !single_threaded && spot.is_task();
         Ok(Home {
             thread: ThreadToken::current(),
             handle,
             single_threaded,
-            in_local_set: !single_threaded && spot.is_task(),
-            spot,
+            in_local_set,
             budget,
+            spot: Cell::new(spot),
+            local_set: (!single_threaded && !in_local_set).then(Rc::default),
+            resident: RefCell::new(None),
         })
     }
 
@@ -72,18 +82,19 @@ impl Home {
 
     /// The spot of this poll, if it is one by the right kind of scheduler.
     #[inline]
-    fn spot(&mut self) -> Result<Spot, &'static str> {
+    fn spot(&self) -> Result<Spot, &'static str> {
         // In a poll of the task that was looked at last, all is as it was; where
         // it is not, the coroutine can't stay suspended.
-        if self.single_threaded && self.spot.is_same_task() {
-            return Ok(self.spot);
+        let last = self.spot.get();
+        if self.single_threaded && last.is_same_task() {
+            return Ok(last);
         }
         self.look_again()
     }
 
     #[cold]
-    fn look_again(&mut self) -> Result<Spot, &'static str> {
-        let spot = Spot::in_runtime(self.spot.runtime());
+    fn look_again(&self) -> Result<Spot, &'static str> {
+        let spot = Spot::in_runtime(self.spot.get().runtime());
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
@@ -95,7 +106,7 @@ impl Home {
         if !polled_as_before {
             return Err(NOT_POLLED_BY_TOKIO);
         }
-        self.spot = spot;
+        self.spot.set(spot);
         Ok(spot)
     }
 }
@@ -113,24 +124,13 @@ const WRONG_THREAD: &str = "a run was polled on another thread than the one it h
 /// A coroutine on the thread that it was started on.
 pub(crate) struct InPlace<T: 'static> {
     /// `None` when it has ended.
-    live: Option<Live<T>>,
-}
-
-struct Live<T: 'static> {
-    coroutine: Coroutine<T>,
-    home: Home,
-    /// What the coroutine is polled in, if not directly. Only ever set where
-    /// the future that owns this is not `Send`.
-    local_set: Option<LocalSet>,
-    /// On a worker, from the first time that it is suspended.
-    resident: Option<Resident>,
+    coroutine: Option<Coroutine<T, Home>>,
 }
 
 // SAFETY: the coroutine is touched by `poll`, and by the reaper, which both
-// compare the thread first (I2). What remains, moving the parts and dropping
-// `home` and `resident`, may happen anywhere. There is a `local_set` only in a
-// `LocalRun`, which is not `Send`. A `T` is made and handed out on the
-// coroutine's thread only.
+// compare the thread first (I2). What remains, moving it and leaking it, may
+// happen anywhere. There is a `local_set` only in a `LocalRun`, which is not
+// `Send`. A `T` is made and handed out on the coroutine's thread only.
 unsafe impl<T> Send for InPlace<T> {}
 
 impl<T: 'static> InPlace<T> {
@@ -158,15 +158,9 @@ impl<T: 'static> InPlace<T> {
             ),
         };
         // SAFETY: `f` and `T` are `'static`.
-        let coroutine = unsafe { Coroutine::new(stack, config.name, f) };
-        let direct = home.single_threaded || home.in_local_set;
+        let coroutine = unsafe { Coroutine::new(stack, config.name, home, f) };
         InPlace {
-            live: Some(Live {
-                coroutine,
-                home,
-                local_set: (!direct).then(LocalSet::new),
-                resident: None,
-            }),
+            coroutine: Some(coroutine),
         }
     }
 
@@ -178,9 +172,13 @@ impl<T: 'static> InPlace<T> {
     /// worker is closing; and if the coroutine can't go on.
     #[inline]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        let live = self.live.as_mut().expect("a run was polled after its end");
-        assert!(live.home.is_this_thread(), "{WRONG_THREAD}");
-        let spot = match live.home.spot() {
+        let coroutine = self
+            .coroutine
+            .as_mut()
+            .expect("a run was polled after its end");
+        let home = coroutine.owners();
+        assert!(home.is_this_thread(), "{WRONG_THREAD}");
+        let spot = match home.spot() {
             Ok(spot) => spot,
             Err(message) => panic!("{message}"),
         };
@@ -188,28 +186,25 @@ impl<T: 'static> InPlace<T> {
             self.abandon();
             throw_cancelled();
         }
-        let poll = match &live.local_set {
-            None => live.coroutine.poll(cx, spot),
-            Some(local_set) => {
-                let coroutine = &mut live.coroutine;
-                let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
-                pin!(local_set.run_until(polled)).poll(cx)
-            }
+        let poll = if home.local_set.is_some() {
+            poll_in_local_set(coroutine, cx)
+        } else {
+            coroutine.poll(cx, spot)
         };
         if poll.is_ready() {
-            self.live = None;
-        } else if live.coroutine.is_stuck() {
+            self.coroutine = None;
+        } else if coroutine.is_stuck() {
             self.get_stuck();
         } else {
-            Resident::update(&mut live.resident, cx.waker());
+            Resident::update(&coroutine.owners().resident, cx.waker());
         }
         poll
     }
 
     #[cold]
     fn get_stuck(&mut self) -> ! {
-        if let Some(live) = self.live.take() {
-            live.coroutine.leak(reaper::STUCK);
+        if let Some(coroutine) = self.coroutine.take() {
+            coroutine.leak(reaper::STUCK);
         }
         panic!(
             "a run was leaked: it awaited in a destructor, during an unwind, where it can't be \
@@ -217,18 +212,16 @@ impl<T: 'static> InPlace<T> {
         );
     }
 
-    /// Takes the two apart, to go on with the coroutine in another way.
-    pub(crate) fn into_parts(mut self) -> Option<(Coroutine<T>, Home)> {
-        self.live.take().map(|live| (live.coroutine, live.home))
+    /// Takes the coroutine, to go on with it in another way.
+    pub(crate) fn into_coroutine(mut self) -> Option<Coroutine<T, Home>> {
+        self.coroutine.take()
     }
-}
 
-impl<T: 'static> InPlace<T> {
     /// Cancels the run, if it has not ended.
     #[inline]
     fn abandon(&mut self) {
-        if let Some(live) = self.live.take() {
-            reaper::abandon(live.coroutine, live.home);
+        if let Some(coroutine) = self.coroutine.take() {
+            reaper::abandon(coroutine);
         }
     }
 }
@@ -238,4 +231,16 @@ impl<T: 'static> Drop for InPlace<T> {
     fn drop(&mut self) {
         self.abandon();
     }
+}
+
+#[cold]
+fn poll_in_local_set<T>(
+    coroutine: &mut Coroutine<T, Home>,
+    cx: &mut Context<'_>,
+) -> Poll<Outcome<T>> {
+    let Some(local_set) = coroutine.owners().local_set.clone() else {
+        unreachable!("asked before");
+    };
+    let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
+    pin!(local_set.run_until(polled)).poll(cx)
 }

@@ -40,8 +40,10 @@ struct Worker {
 
 /// What a worker gets.
 pub(crate) enum Pulled<J> {
-    /// Some jobs, and whether there are more.
-    Jobs(Vec<J>, bool),
+    /// Some jobs.
+    Jobs(Vec<J>),
+    /// There are jobs, but those that it has started come first.
+    Later,
     /// The queue is closed and empty.
     Closed,
 }
@@ -90,10 +92,14 @@ impl<J> Queue<J> {
 
     /// Takes a share of the jobs for `worker`, `most` at most, or leaves its
     /// waker.
+    ///
+    /// A worker that `has_started` jobs and has not run them yet gets none: the
+    /// first of those may keep it for long.
     pub(crate) fn poll_pull(
         &self,
         worker: usize,
         most: usize,
+        has_started: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Pulled<J>> {
         let mut state = self.lock();
@@ -104,11 +110,13 @@ impl<J> Queue<J> {
             state.workers[worker].waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        if has_started {
+            return Poll::Ready(Pulled::Later);
+        }
         // A fair share: the others have been woken too.
         let count = state.jobs.len().div_ceil(state.workers.len()).min(most);
         state.workers[worker].waker = None;
-        let jobs = state.jobs.drain(..count).collect();
-        Poll::Ready(Pulled::Jobs(jobs, !state.jobs.is_empty()))
+        Poll::Ready(Pulled::Jobs(state.jobs.drain(..count).collect()))
     }
 
     /// Notes that the thread of `worker` is about to park.
@@ -179,7 +187,7 @@ mod tests {
         fn pull(&self, worker: usize) -> Poll<Pulled<u32>> {
             let waker = waker(self.wakes[worker].clone());
             self.queue
-                .poll_pull(worker, 4, &mut Context::from_waker(&waker))
+                .poll_pull(worker, 4, false, &mut Context::from_waker(&waker))
         }
 
         fn wakes(&self) -> Vec<usize> {
@@ -225,10 +233,23 @@ mod tests {
         for job in 0..6 {
             f.queue.push(job).unwrap();
         }
-        let Poll::Ready(Pulled::Jobs(jobs, true)) = f.pull(0) else {
+        let Poll::Ready(Pulled::Jobs(jobs)) = f.pull(0) else {
             panic!("there are more jobs");
         };
         assert_eq!(jobs, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_worker_runs_what_it_has_started_before_it_takes_more() {
+        let f = Fixture::new(1);
+        let waker = waker(f.wakes[0].clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(f.queue.poll_pull(0, 4, true, &mut cx).is_pending());
+        f.queue.push(1).unwrap();
+        assert_eq!(f.wakes(), [1]);
+        let pulled = f.queue.poll_pull(0, 4, true, &mut cx);
+        assert!(matches!(pulled, Poll::Ready(Pulled::Later)));
+        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [1]));
     }
 
     #[test]
@@ -237,10 +258,10 @@ mod tests {
         for job in 0..5 {
             f.queue.push(job).unwrap();
         }
-        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [0, 1]));
-        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [2]));
-        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs, true)) if jobs == [3]));
-        assert!(matches!(f.pull(2), Poll::Ready(Pulled::Jobs(jobs, false)) if jobs == [4]));
+        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [0, 1]));
+        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [2]));
+        assert!(matches!(f.pull(1), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [3]));
+        assert!(matches!(f.pull(2), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [4]));
     }
 
     #[test]
@@ -250,7 +271,7 @@ mod tests {
         f.queue.push(1).unwrap();
         f.queue.close();
         assert_eq!(f.queue.push(2), Err(2));
-        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs, false)) if jobs == [1]));
+        assert!(matches!(f.pull(0), Poll::Ready(Pulled::Jobs(jobs)) if jobs == [1]));
         assert!(matches!(f.pull(0), Poll::Ready(Pulled::Closed)));
         assert!(matches!(f.pull(1), Poll::Ready(Pulled::Closed)));
     }
@@ -276,9 +297,9 @@ mod loom_tests {
             let mut got = Vec::new();
             while got.len() < 2 {
                 got.extend(loom::future::block_on(std::future::poll_fn(|cx| {
-                    queue.poll_pull(0, 1, cx).map(|pulled| match pulled {
-                        Pulled::Jobs(jobs, _) => jobs,
-                        Pulled::Closed => panic!("nobody closes it"),
+                    queue.poll_pull(0, 1, false, cx).map(|pulled| match pulled {
+                        Pulled::Jobs(jobs) => jobs,
+                        _ => panic!("nobody closes it"),
                     })
                 })));
             }
@@ -300,13 +321,13 @@ mod loom_tests {
                 thread::spawn(move || queue.push(7).unwrap())
             };
             let job = loom::future::block_on(std::future::poll_fn(|cx| {
-                let pulled = queue.poll_pull(0, 1, cx);
+                let pulled = queue.poll_pull(0, 1, false, cx);
                 if pulled.is_pending() {
                     queue.park(0);
                 }
                 pulled
             }));
-            assert!(matches!(job, Pulled::Jobs(jobs, false) if jobs == [7]));
+            assert!(matches!(job, Pulled::Jobs(jobs) if jobs == [7]));
             pusher.join().unwrap();
         });
     }
@@ -317,7 +338,7 @@ mod loom_tests {
         loom::model(|| {
             let queue = Arc::new(Queue::new(2));
             let mut cx = Context::from_waker(Waker::noop());
-            assert!(queue.poll_pull(1, 1, &mut cx).is_pending());
+            assert!(queue.poll_pull(1, 1, false, &mut cx).is_pending());
             let pusher = {
                 let queue = queue.clone();
                 thread::spawn(move || (0..2).for_each(|job| queue.push(job).unwrap()))
@@ -325,7 +346,7 @@ mod loom_tests {
             for job in 0..2 {
                 let pulled = loom::future::block_on(std::future::poll_fn(|cx| {
                     queue.unpark(0);
-                    let pulled = queue.poll_pull(0, 1, cx);
+                    let pulled = queue.poll_pull(0, 1, false, cx);
                     if pulled.is_pending() {
                         queue.park(0);
                     }
@@ -347,7 +368,7 @@ mod loom_tests {
                 thread::spawn(move || queue.close())
             };
             let pulled =
-                loom::future::block_on(std::future::poll_fn(|cx| queue.poll_pull(0, 1, cx)));
+                loom::future::block_on(std::future::poll_fn(|cx| queue.poll_pull(0, 1, false, cx)));
             assert!(matches!(pulled, Pulled::Closed));
             closer.join().unwrap();
         });

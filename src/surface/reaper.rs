@@ -34,6 +34,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
@@ -52,15 +53,16 @@ const A_LITTLE: usize = 64;
 
 /// Ends `coroutine`, whose owner is being dropped.
 #[cold]
-pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
+pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
     if coroutine.has_ended() {
         // Its last poll has panicked all the same, in a tracing subscriber.
         return;
     }
+    let home = coroutine.owners();
     if !home.is_this_thread() {
         return if home.single_threaded {
             let handle = home.handle.clone();
-            drop(handle.spawn(Reaper::new(coroutine, home)));
+            drop(handle.spawn(Reaper::new(coroutine)));
         } else {
             coroutine.leak("it was dropped on another thread, and its own has no scheduler");
         };
@@ -69,11 +71,8 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
         return coroutine.leak("its thread is ending");
     }
     // Destructors may want to spawn.
-    let _entered = Handle::try_current()
-        .is_err()
-        .then(|| home.handle.clone())
-        .as_ref()
-        .map(Handle::enter);
+    let handle = home.handle.clone();
+    let _entered = Handle::try_current().is_err().then(|| handle.enter());
     if CAN_UNWIND {
         if let Poll::Ready(outcome) = coroutine.cancel() {
             return finish(coroutine, outcome);
@@ -82,20 +81,24 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T>, home: Home) {
             return coroutine.leak(STUCK);
         }
     }
-    spawn(Reaper::new(coroutine, home));
+    spawn(Reaper::new(coroutine));
 }
 
 /// Gives `reaper` to this thread's scheduler.
 fn spawn<T: 'static>(reaper: Reaper<T>) {
-    if reaper.home.single_threaded {
-        let handle = reaper.home.handle.clone();
+    let Some(home) = reaper.coroutine.as_ref().map(Coroutine::owners) else {
+        return;
+    };
+    if home.single_threaded {
+        let handle = home.handle.clone();
         drop(handle.spawn(reaper));
         return;
     }
+    let in_local_set = home.in_local_set;
     // Elsewhere only a `LocalSet` could drive it, and `spawn_local` panics if
     // there is none. The reaper is kept out of that unwind.
     let reaper = Rc::new(RefCell::new(reaper));
-    if CAN_UNWIND && reaper.borrow().home.in_local_set {
+    if CAN_UNWIND && in_local_set {
         let task = poll_fn({
             let reaper = reaper.clone();
             move |cx| Pin::new(&mut *reaper.borrow_mut()).poll(cx)
@@ -109,7 +112,7 @@ pub(crate) const STUCK: &str =
     "it swallowed its cancellation, or awaits where it cannot be unwound";
 
 /// Lets a panic of the cleanup out, as the drop of any value would.
-fn finish<T>(mut coroutine: Coroutine<T>, outcome: Outcome<T>) {
+fn finish<T>(coroutine: Coroutine<T, Home>, outcome: Outcome<T>) {
     if let Some(payload) = coroutine.left_panic(outcome) {
         if thread::panicking() {
             discard(payload);
@@ -121,8 +124,7 @@ fn finish<T>(mut coroutine: Coroutine<T>, outcome: Outcome<T>) {
 
 /// Drives a cancelled coroutine to its end.
 pub(crate) struct Reaper<T: 'static> {
-    coroutine: Option<Coroutine<T>>,
-    home: Home,
+    coroutine: Option<Coroutine<T, Home>>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -131,17 +133,15 @@ pub(crate) struct Reaper<T: 'static> {
 unsafe impl<T> Send for Reaper<T> {}
 
 impl<T: 'static> Reaper<T> {
-    pub(crate) fn new(coroutine: Coroutine<T>, home: Home) -> Reaper<T> {
+    pub(crate) fn new(coroutine: Coroutine<T, Home>) -> Reaper<T> {
         Reaper {
             coroutine: Some(coroutine),
-            home,
             deadline: None,
         }
     }
 
     /// Starts the clock, at the first poll.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let budget = self.home.budget;
+    fn poll_deadline(&mut self, budget: Duration, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline.get_or_insert_with(|| {
             // A runtime without a timer panics here.
             catch_unwind(|| Box::pin(sleep(budget))).unwrap_or_else(|payload| {
@@ -159,13 +159,14 @@ impl<T: 'static> Future for Reaper<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        if !this.home.is_this_thread() {
-            // Another thread drives the runtime now. Wait for the right one.
-            return Poll::Pending;
-        }
         let Some(coroutine) = &mut this.coroutine else {
             return Poll::Ready(());
         };
+        if !coroutine.owners().is_this_thread() {
+            // Another thread drives the runtime now. Wait for the right one.
+            return Poll::Pending;
+        }
+        let budget = coroutine.owners().budget;
         let mut poll = Poll::Pending;
         if CAN_UNWIND && !coroutine.is_cancelled() {
             poll = coroutine.cancel();
@@ -174,7 +175,7 @@ impl<T: 'static> Future for Reaper<T> {
             poll = coroutine.poll(cx, Spot::here());
         }
         if poll.is_pending() && !coroutine.is_stuck() {
-            if !CAN_UNWIND || this.poll_deadline(cx).is_pending() {
+            if !CAN_UNWIND || this.poll_deadline(budget, cx).is_pending() {
                 return Poll::Pending;
             }
             let coroutine = this.coroutine.as_mut().expect("it is there");
@@ -196,12 +197,11 @@ impl<T: 'static> Drop for Reaper<T> {
         let Some(mut coroutine) = self.coroutine.take() else {
             return;
         };
-        if !self.home.is_this_thread() || !thread_is_alive() {
+        if !coroutine.owners().is_this_thread() || !thread_is_alive() {
             return coroutine.leak("its runtime has ended on another thread");
         }
-        let _entered = Handle::try_current()
-            .is_err()
-            .then(|| self.home.handle.enter());
+        let handle = coroutine.owners().handle.clone();
+        let _entered = Handle::try_current().is_err().then(|| handle.enter());
         let mut poll = Poll::Pending;
         if CAN_UNWIND && !coroutine.is_cancelled() {
             poll = coroutine.cancel();

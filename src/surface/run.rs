@@ -320,8 +320,8 @@ where
         if must_end {
             self.sender = None;
             self.state = match std::mem::replace(&mut self.state, TaskState::Ended) {
-                TaskState::Running(run) => match run.into_parts() {
-                    Some((coroutine, home)) => TaskState::Reaping(Reaper::new(coroutine, home)),
+                TaskState::Running(run) => match run.into_coroutine() {
+                    Some(coroutine) => TaskState::Reaping(Reaper::new(coroutine)),
                     None => TaskState::Ended,
                 },
                 // Not started: `f` is dropped.

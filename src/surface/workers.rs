@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -258,17 +259,23 @@ fn work(shared: &Arc<Shared>, index: usize) {
     let runtime = runtime(shared, index);
     IS_WORKER.set(true);
     runtime.block_on(async {
+        let mut has_started = false;
         loop {
-            let pull = poll_fn(|cx| shared.queue.poll_pull(index, STARTS_PER_TICK, cx));
-            let Pulled::Jobs(jobs, more) = pull.await else {
-                break;
-            };
-            for job in jobs {
-                job.start();
+            let queue = &shared.queue;
+            let pull = poll_fn(|cx| {
+                // At the second poll, what was started has run.
+                let has_started = mem::take(&mut has_started);
+                queue.poll_pull(index, STARTS_PER_TICK, has_started, cx)
+            });
+            match pull.await {
+                Pulled::Jobs(jobs) => jobs.iter().for_each(|job| job.start()),
+                Pulled::Later => {
+                    yield_now().await;
+                    continue;
+                }
+                Pulled::Closed => break,
             }
-            if more {
-                yield_now().await;
-            }
+            has_started = true;
         }
         close();
         let limit = *shared.limit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,16 +345,17 @@ impl Resident {
     /// Keeps the entry of a run up to date that waits with `waker`, if this is
     /// a worker.
     #[inline]
-    pub(crate) fn update(entry: &mut Option<Resident>, waker: &Waker) {
-        match entry {
-            Some(resident) if resident.waker.will_wake(waker) => {}
-            _ if !IS_WORKER.get() => {}
-            _ => Resident::enter(entry, waker),
+    pub(crate) fn update(entry: &RefCell<Option<Resident>>, waker: &Waker) {
+        if IS_WORKER.get() {
+            let same = |resident: &Resident| resident.waker.will_wake(waker);
+            if !entry.borrow().as_ref().is_some_and(same) {
+                entry.replace(Some(Resident::enter(waker)));
+            }
         }
     }
 
     #[cold]
-    fn enter(entry: &mut Option<Resident>, waker: &Waker) {
+    fn enter(waker: &Waker) -> Resident {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let resident = Resident {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -356,7 +364,7 @@ impl Resident {
         // Whatever the clone of a waker does, it does it before the borrow.
         let listed = waker.clone();
         RESIDENTS.with_borrow_mut(|residents| residents.insert(resident.id, listed));
-        *entry = Some(resident);
+        resident
     }
 }
 
