@@ -352,7 +352,7 @@ mod loom_tests {
                     }
                     pulled
                 }));
-                assert!(matches!(pulled, Pulled::Jobs(jobs, _) if jobs == [job]));
+                assert!(matches!(pulled, Pulled::Jobs(jobs) if jobs == [job]));
             }
             pusher.join().unwrap();
         });
