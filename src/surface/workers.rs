@@ -164,7 +164,7 @@ pub async fn shutdown(limit: Duration) {
         let _ = running.wait_for(|running| *running == 0).await;
     };
     // On a runtime that has a timer, and is not that of the caller.
-    let ended = outside::process_runtime().spawn(timeout(limit + GRACE, ended));
+    let ended = outside::process_runtime().spawn(timeout(limit.saturating_add(GRACE), ended));
     if !matches!(ended.await, Ok(Ok(()))) {
         report::warn(
             "a worker has not ended, because a run blocks it",
