@@ -129,3 +129,37 @@ fn runs_that_are_dropped_in_the_queue_drop_their_closures_at_once() {
         });
     });
 }
+
+#[test]
+fn a_run_is_not_polled_in_a_destructor_of_its_task_while_the_runtime_shuts_down() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::task::{Context, Waker};
+
+    struct PollsInDrop(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>);
+
+    impl Drop for PollsInDrop {
+        fn drop(&mut self) {
+            let mut cx = Context::from_waker(Waker::noop());
+            let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(&mut cx)));
+            let message = support::text(&*polled.unwrap_err());
+            assert!(message.contains("outside a tokio task"), "{message}");
+        }
+    }
+
+    let runtime = support::current_thread();
+    let task = runtime.spawn(async {
+        let mut run: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(run_sync(|| await_sync(pending::<()>())));
+        let _ = futures::poll!(&mut run);
+        let _polls = PollsInDrop(run);
+        pending::<()>().await;
+    });
+    runtime.block_on(tokio::task::yield_now());
+    drop(runtime);
+    assert!(task.is_finished());
+    let ended = support::current_thread().block_on(task);
+    assert!(
+        ended.unwrap_err().is_cancelled(),
+        "the destructor has panicked"
+    );
+}

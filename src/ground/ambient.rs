@@ -84,10 +84,11 @@ impl Spot {
         self.task.is_some()
     }
 
-    /// Whether the caller is in a poll of the same task.
+    /// Whether the caller is in a poll of the same task. (In a destructor of the
+    /// task while its runtime shuts down, no scheduler is entered.)
     #[inline]
     pub(crate) fn is_same_task(self) -> bool {
-        self.task.is_some() && self.task == task::try_id()
+        self.task.is_some() && self.task == task::try_id() && self.worker == worker_index()
     }
 }
 

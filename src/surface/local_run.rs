@@ -23,6 +23,10 @@ use crate::ground::ambient::Spot;
 /// `LocalRuntime`, a test. For a future that a multi-thread runtime can spawn,
 /// use [`run_sync`](crate::run_sync).
 ///
+/// In the future of a multi-thread runtime's `block_on`, such as an async `main`,
+/// the run is polled in a [`LocalSet`](tokio::task::LocalSet) of its own: what it
+/// spawns with `spawn_local` ends with it.
+///
 /// `f` must be `'static`, because a future can be forgotten
 /// ([`std::mem::forget`]) and then borrows would dangle.
 ///
