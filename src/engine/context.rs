@@ -95,8 +95,6 @@ pub(crate) struct Header {
     hidden: Cell<Hidden>,
     /// The suspended stack is in the middle of an unwind.
     unwinding: Cell<bool>,
-    /// The coroutine has run.
-    started: Cell<bool>,
     spans: Spans,
 }
 
@@ -117,7 +115,6 @@ impl Header {
             suspensions: Cell::new(0),
             hidden: Cell::new(Hidden::NONE),
             unwinding: Cell::new(false),
-            started: Cell::new(false),
             spans: Spans::new(),
         }
     }
@@ -127,7 +124,6 @@ impl Header {
     /// Called first on the coroutine's stack.
     pub(crate) fn entered(&self, yielder: &Yielder) {
         self.yielder.set(yielder);
-        self.started.set(true);
         self.reenter();
     }
 
@@ -150,6 +146,12 @@ impl Header {
         self.suspend();
         match slot {
             Slot::Ready(output) => Ok(output),
+            // A run that it awaited was cancelled: no reason to abort.
+            Slot::Panicked(payload)
+                if wait == Wait::Cleanup && payload.is::<Cancelled>() && thread::panicking() =>
+            {
+                Err(Unfinished::Cancelled)
+            }
             Slot::Panicked(payload) => resume_unwind(payload),
             Slot::Ended(End::Cancelled) => {
                 self.throws.set(self.throws.get() + 1);
@@ -204,7 +206,7 @@ impl Header {
 
     /// Gives up: the parent sees it and leaks this coroutine.
     fn get_stuck(&self) -> ! {
-        self.set_stuck();
+        self.stuck.set(true);
         self.suspend();
         unreachable!("a coroutine that is stuck is never resumed");
     }
@@ -289,10 +291,6 @@ impl Header {
         self.hidden.set(unwind::hide());
     }
 
-    pub(crate) fn has_started(&self) -> bool {
-        self.started.get()
-    }
-
     #[inline(always)]
     pub(crate) fn count_suspension(&self) {
         self.suspensions.set(self.suspensions.get() + 1);
@@ -308,10 +306,6 @@ impl Header {
 
     pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.get()
-    }
-
-    pub(crate) fn set_stuck(&self) {
-        self.stuck.set(true);
     }
 
     pub(crate) fn set_cancelled(&self) {
@@ -364,6 +358,12 @@ static POLLING_MARK: u64 = 0;
 #[inline(always)]
 fn polling() -> *const Header {
     (&raw const POLLING_MARK).cast()
+}
+
+/// Whether the caller is on a coroutine's stack, or on that of its parent.
+#[inline]
+pub(crate) fn is_nested() -> bool {
+    !CURRENT.get().is_null()
 }
 
 /// Something in the caller's frame, whose lifetime is at most that of the frame.

@@ -48,10 +48,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::context::{Header, Visit};
+use super::context::{Header, Visit, throw_cancelled};
 use super::pending::End;
 use super::residents;
-use crate::ground::ambient::Spot;
+use crate::ground::ambient::{Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, discard};
 use crate::ground::report;
 use crate::ground::switch::{Stack, Switch, Yielder};
@@ -75,6 +75,7 @@ struct Block<X> {
     header: Header,
     /// The panic of an awaited future that was dropped by a cancellation.
     drop_panic: Cell<Option<Payload>>,
+    thread: ThreadToken,
     owners: X,
 }
 
@@ -98,6 +99,7 @@ impl<T, X> Coroutine<T, X> {
         let block = Rc::new(Block {
             header: Header::new(name),
             drop_panic: Cell::new(None),
+            thread: ThreadToken::current(),
             owners,
         });
         let pointer: *const Header = &raw const block.header;
@@ -183,14 +185,10 @@ impl<T, X> Coroutine<T, X> {
     }
 
     fn interrupt(&mut self) -> Poll<Outcome<T>> {
-        if !self.block.header.has_started() {
-            // The poll that was to start it has panicked.
-            self.block.header.set_stuck();
-        }
         if self.block.header.is_stuck() || !self.block.header.can_be_interrupted() {
             return Poll::Pending;
         }
-        let spot = Spot::here();
+        let spot = Spot::outside_of_polls();
         let switch = self.switch.as_mut().expect("cancelled after its end");
         let visit = Visit::begin(&self.block.header);
         // The future goes first, here; then the coroutine hears of it (I3).
@@ -259,11 +257,13 @@ impl<T, X> Coroutine<T, X> {
 
     fn leak_in_place(&mut self, why: &str) {
         if let Some(switch) = self.switch.take() {
-            residents::leaked();
-            report::leaked(self.block.header.name(), why);
             // Dropping a suspended switch leaks its stack.
             drop(switch);
             std::mem::forget(Rc::clone(&self.block));
+            if self.block.thread == ThreadToken::current() {
+                residents::leaked();
+            }
+            report::leaked(self.block.header.name(), why);
         }
     }
 }
@@ -289,7 +289,14 @@ fn free<T>(switch: &mut Option<Switch<Outcome<T>>>) {
 /// The first frame on the coroutine's stack.
 fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome<T> {
     header.entered(yielder);
-    catch_unwind(AssertUnwindSafe(f))
+    catch_unwind(AssertUnwindSafe(|| {
+        if header.is_cancelled() {
+            // The poll that was to start it has panicked.
+            drop(f);
+            throw_cancelled();
+        }
+        f()
+    }))
 }
 
 /// Switches to the coroutine and back.

@@ -24,7 +24,7 @@ pub(crate) fn left() {
     LIVE.set(LIVE.get() - 1);
 }
 
-/// A coroutine was leaked: it lives for ever. Called on any thread.
+/// A coroutine of this thread was leaked: it lives for ever.
 pub(crate) fn leaked() {
     LEAKED.set(LEAKED.get() + 1);
 }

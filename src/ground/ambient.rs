@@ -32,6 +32,8 @@ pub(crate) struct Spot {
     worker: Option<usize>,
     task: Option<task::Id>,
     runtime: Option<runtime::Id>,
+    /// Whether it is in a poll, where that is not certain.
+    polled: Option<bool>,
 }
 
 /// Why a coroutine can't stay suspended where it is.
@@ -50,6 +52,15 @@ impl Spot {
         Spot::in_runtime(entered_runtime())
     }
 
+    /// The spot of a drop: tokio need not be entered there, and would allow a
+    /// `block_on`, so that this is looked at as well.
+    pub(crate) fn outside_of_polls() -> Spot {
+        Spot {
+            polled: Some(is_polled()),
+            ..Spot::here()
+        }
+    }
+
     /// The spot, where it is known which runtime is entered.
     #[inline]
     pub(crate) fn in_runtime(runtime: Option<runtime::Id>) -> Spot {
@@ -57,6 +68,7 @@ impl Spot {
             worker: worker_index(),
             task: task::try_id(),
             runtime,
+            polled: None,
         }
     }
 
@@ -67,6 +79,8 @@ impl Spot {
             Some(Moved::Scope)
         } else if self.runtime != entered_runtime() {
             Some(Moved::Runtime)
+        } else if self.polled.is_some_and(|polled| polled != is_polled()) {
+            Some(Moved::Scope)
         } else if cfg!(debug_assertions) && in_executor_of_futures() {
             Some(Moved::Executor)
         } else {
@@ -78,10 +92,10 @@ impl Spot {
         self.runtime
     }
 
-    /// Whether this is the poll of a task.
+    /// Whether this is the poll of a task that no worker runs: a `LocalSet`'s.
     #[inline]
-    pub(crate) fn is_task(self) -> bool {
-        self.task.is_some()
+    pub(crate) fn is_in_local_set(self) -> bool {
+        self.task.is_some() && self.worker.is_none()
     }
 
     /// Whether the caller is in a poll of the same task. (In a destructor of the

@@ -28,7 +28,7 @@ use tokio::task::LocalSet;
 use super::builder::Config;
 use super::reaper;
 use super::workers::{self, Resident};
-use crate::engine::context::throw_cancelled;
+use crate::engine::context::{is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{self, Spot, ThreadToken};
 use crate::memory::pool;
@@ -63,7 +63,7 @@ impl Home {
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
-        let in_local_set = !single_threaded && spot.is_task();
+        let in_local_set = !single_threaded && spot.is_in_local_set();
         Ok(Home {
             thread: ThreadToken::current(),
             handle,
@@ -78,6 +78,12 @@ impl Home {
 
     pub(crate) fn is_this_thread(&self) -> bool {
         self.thread == ThreadToken::current()
+    }
+
+    /// Takes the run off the worker's list.
+    pub(crate) fn leave(&self) {
+        let resident = self.resident.take();
+        drop(resident);
     }
 
     /// The spot of this poll, if it is one by the right kind of scheduler.
@@ -101,7 +107,7 @@ impl Home {
         let polled_as_before = if self.single_threaded {
             Handle::try_current().is_ok_and(|handle| ambient::is_single_threaded(&handle, spot))
         } else {
-            ambient::is_polled()
+            ambient::is_polled() && spot.is_in_local_set() == self.in_local_set
         };
         if !polled_as_before {
             return Err(NOT_POLLED_BY_TOKIO);
@@ -145,6 +151,9 @@ impl<T: 'static> InPlace<T> {
     where
         F: FnOnce() -> T + 'static,
     {
+        if must_end() {
+            throw_cancelled();
+        }
         let home = match Home::here(handle, spot, config.budget) {
             Ok(home) => home,
             Err(message) => panic!("{message}"),
@@ -182,7 +191,7 @@ impl<T: 'static> InPlace<T> {
             Ok(spot) => spot,
             Err(message) => panic!("{message}"),
         };
-        if workers::is_closing() {
+        if must_end() {
             self.abandon();
             throw_cancelled();
         }
@@ -203,6 +212,7 @@ impl<T: 'static> InPlace<T> {
 
     #[cold]
     fn get_stuck(&mut self) -> ! {
+        let _changed = workers::Changed;
         if let Some(coroutine) = self.coroutine.take() {
             coroutine.leak(reaper::STUCK);
         }
@@ -231,6 +241,13 @@ impl<T: 'static> Drop for InPlace<T> {
     fn drop(&mut self) {
         self.abandon();
     }
+}
+
+/// Whether the worker that this is closes. A nested run ends with the outer one,
+/// or is part of its cleanup.
+#[inline]
+fn must_end() -> bool {
+    workers::is_closing() && !is_nested()
 }
 
 #[cold]

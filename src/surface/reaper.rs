@@ -58,6 +58,7 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
         // Its last poll has panicked all the same, in a tracing subscriber.
         return;
     }
+    let _changed = workers::Changed;
     let home = coroutine.owners();
     if !home.is_this_thread() {
         return if home.single_threaded {
@@ -70,6 +71,7 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
     if !thread_is_alive() {
         return coroutine.leak("its thread is ending");
     }
+    home.leave();
     // Destructors may want to spawn.
     let handle = home.handle.clone();
     let _entered = Handle::try_current().is_err().then(|| handle.enter());
@@ -194,7 +196,11 @@ impl<T: 'static> Future for Reaper<T> {
 impl<T: 'static> Drop for Reaper<T> {
     fn drop(&mut self) {
         let _changed = workers::Changed;
-        let Some(mut coroutine) = self.coroutine.take() else {
+        let suspended = self
+            .coroutine
+            .take()
+            .filter(|coroutine| !coroutine.has_ended());
+        let Some(mut coroutine) = suspended else {
             return;
         };
         if !coroutine.owners().is_this_thread() || !thread_is_alive() {
@@ -211,7 +217,7 @@ impl<T: 'static> Drop for Reaper<T> {
             if poll.is_ready() || coroutine.is_stuck() {
                 break;
             }
-            poll = coroutine.poll(&mut cx, Spot::here());
+            poll = coroutine.poll(&mut cx, Spot::outside_of_polls());
         }
         if CAN_UNWIND && poll.is_pending() {
             poll = coroutine.expire();

@@ -15,9 +15,10 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use tokio::time::timeout;
 use super::outside;
 use super::queue::{Pulled, Queue};
 use crate::engine::residents;
+use crate::ground::error::discard;
 use crate::ground::report;
 
 /// How many runs a worker starts before it looks after those it has.
@@ -228,18 +230,23 @@ impl Pool {
             None => thread::available_parallelism().map_or(1, usize::from),
         };
         let pool = Pool::new(threads);
-        for index in 0..threads {
-            let shared = pool.shared.clone();
-            let spawned = thread::Builder::new()
+        let (sender, started) = mpsc::channel();
+        let start = |index| {
+            let (shared, sender) = (pool.shared.clone(), sender.clone());
+            shared.running.send_modify(|running| *running += 1);
+            thread::Builder::new()
                 .name(format!("{}-{index}", builder.thread_name))
-                .spawn(move || work(&shared, index));
-            if let Err(error) = spawned {
-                pool.shared.queue.close();
-                return Err(error);
-            }
-            pool.shared.running.send_modify(|running| *running += 1);
+                .spawn(move || work(&shared, index, &sender))?;
+            // Every worker tells how it has begun.
+            started
+                .recv()
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+        };
+        let result = (0..threads).try_for_each(start);
+        if result.is_err() {
+            pool.shared.queue.close();
         }
-        Ok(pool)
+        result.map(|()| pool)
     }
 
     fn close(&self, limit: Duration) {
@@ -255,8 +262,16 @@ impl Pool {
 }
 
 /// The life of a worker.
-fn work(shared: &Arc<Shared>, index: usize) {
-    let runtime = runtime(shared, index);
+fn work(shared: &Arc<Shared>, index: usize, started: &mpsc::Sender<io::Result<()>>) {
+    let _end = AtEnd(shared);
+    let runtime = match runtime(shared, index) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let _ = started.send(Ok(()));
     IS_WORKER.set(true);
     runtime.block_on(async {
         let mut has_started = false;
@@ -283,26 +298,38 @@ fn work(shared: &Arc<Shared>, index: usize) {
         let _ = timeout(limit, all_have_ended()).await;
     });
     runtime.shutdown_background();
-    shared.running.send_modify(|running| *running -= 1);
-    if residents::suspended() > 0 {
-        report::warn(
-            "a worker has leaked runs, and stays for what they may have lent",
-            "see the events of the leaks",
-        );
+}
+
+/// The end of a worker, however it comes about.
+struct AtEnd<'a>(&'a Shared);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+        if residents::suspended() == 0 {
+            return;
+        }
+        // A subscriber of tracing may panic in here.
+        let reported = catch_unwind(|| {
+            report::warn(
+                "a worker has leaked runs, and stays for what they may have lent",
+                "see the events of the leaks",
+            );
+        });
+        reported.unwrap_or_else(discard);
         loop {
             thread::park();
         }
     }
 }
 
-fn runtime(shared: &Arc<Shared>, index: usize) -> LocalRuntime {
+fn runtime(shared: &Arc<Shared>, index: usize) -> io::Result<LocalRuntime> {
     let (parking, unparking) = (shared.clone(), shared.clone());
     RuntimeBuilder::new_current_thread()
         .enable_all()
         .on_thread_park(move || parking.queue.park(index))
         .on_thread_unpark(move || unparking.queue.unpark(index))
         .build_local(LocalOptions::default())
-        .expect("the system gives no poll or timer for a worker")
 }
 
 thread_local! {
@@ -322,9 +349,11 @@ pub(crate) fn is_closing() -> bool {
 /// Tells every run of this worker, and all that come, to end.
 fn close() {
     CLOSING.set(true);
-    let wakers: Vec<Waker> =
-        RESIDENTS.with_borrow(|residents| residents.values().cloned().collect());
-    wakers.into_iter().for_each(Waker::wake);
+    // Whatever the wakers do, they do it outside of the borrow, and each must be
+    // woken.
+    for waker in RESIDENTS.take().into_values() {
+        catch_unwind(AssertUnwindSafe(|| waker.wake())).unwrap_or_else(discard);
+    }
 }
 
 /// Waits until every run on this worker has ended that will.
