@@ -121,7 +121,7 @@ fn in_executor_of_futures() -> bool {
 /// Under `tokio::task::unconstrained` the answer is "no".
 pub(crate) fn is_polled() -> bool {
     /// More than tokio has ever given (128).
-    const MORE_THAN_ANY_BUDGET: usize = 1024;
+    const MORE_THAN_ANY_BUDGET: usize = 256;
 
     if !coop::has_budget_remaining() {
         return true;
