@@ -122,6 +122,12 @@ impl<T, X> Coroutine<T, X> {
         &self.block.owners
     }
 
+    /// Whether this is the thread that the coroutine was made on (I2).
+    #[inline]
+    pub(crate) fn is_this_thread(&self) -> bool {
+        self.block.thread == ThreadToken::current()
+    }
+
     /// Runs the coroutine until it ends or waits for a future that is pending.
     ///
     /// `spot` is where tokio polls this. It is an argument because the owners
@@ -260,7 +266,7 @@ impl<T, X> Coroutine<T, X> {
             // Dropping a suspended switch leaks its stack.
             drop(switch);
             std::mem::forget(Rc::clone(&self.block));
-            if self.block.thread == ThreadToken::current() {
+            if self.is_this_thread() {
                 residents::leaked();
             }
             report::leaked(self.block.header.name(), why);

@@ -30,12 +30,11 @@ use super::reaper;
 use super::workers::{self, Resident};
 use crate::engine::context::{is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
-use crate::ground::ambient::{self, Spot, ThreadToken};
+use crate::ground::ambient::{self, Spot};
 use crate::memory::pool;
 
 /// Where a coroutine belongs.
 pub(crate) struct Home {
-    thread: ThreadToken,
     pub(crate) handle: Handle,
     /// Whether the runtime keeps its tasks on its thread.
     pub(crate) single_threaded: bool,
@@ -65,7 +64,6 @@ impl Home {
         }
         let in_local_set = !single_threaded && spot.is_in_local_set();
         Ok(Home {
-            thread: ThreadToken::current(),
             handle,
             single_threaded,
             in_local_set,
@@ -74,10 +72,6 @@ impl Home {
             local_set: (!single_threaded && !in_local_set).then(Rc::default),
             resident: RefCell::new(None),
         })
-    }
-
-    pub(crate) fn is_this_thread(&self) -> bool {
-        self.thread == ThreadToken::current()
     }
 
     /// Takes the run off the worker's list.
@@ -186,7 +180,7 @@ impl<T: 'static> InPlace<T> {
             .as_mut()
             .expect("a run was polled after its end");
         let home = coroutine.owners();
-        assert!(home.is_this_thread(), "{WRONG_THREAD}");
+        assert!(coroutine.is_this_thread(), "{WRONG_THREAD}");
         let spot = match home.spot() {
             Ok(spot) => spot,
             Err(message) => panic!("{message}"),

@@ -60,7 +60,7 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
     }
     let _changed = workers::Changed;
     let home = coroutine.owners();
-    if !home.is_this_thread() {
+    if !coroutine.is_this_thread() {
         return if home.single_threaded {
             let handle = home.handle.clone();
             drop(handle.spawn(Reaper::new(coroutine)));
@@ -164,7 +164,7 @@ impl<T: 'static> Future for Reaper<T> {
         let Some(coroutine) = &mut this.coroutine else {
             return Poll::Ready(());
         };
-        if !coroutine.owners().is_this_thread() {
+        if !coroutine.is_this_thread() {
             // Another thread drives the runtime now. Wait for the right one.
             return Poll::Pending;
         }
@@ -203,7 +203,7 @@ impl<T: 'static> Drop for Reaper<T> {
         let Some(mut coroutine) = suspended else {
             return;
         };
-        if !coroutine.owners().is_this_thread() || !thread_is_alive() {
+        if !coroutine.is_this_thread() || !thread_is_alive() {
             return coroutine.leak("its runtime has ended on another thread");
         }
         let handle = coroutine.owners().handle.clone();
