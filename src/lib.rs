@@ -13,8 +13,11 @@ pub use surface::await_sync::{
 };
 pub use surface::builder::{Builder, builder};
 pub use surface::local_run::{LocalRun, run_sync_local};
+pub use surface::nested::{Nested, nested};
+pub use surface::nursery::Scope;
 pub use surface::outside::enter_runtime;
 pub use surface::run::{Run, run_sync};
+pub use surface::scope::{ScopedJoinHandle, join, join_all, map_concurrent, race, scope};
 pub use surface::sections::{must_suspend, no_suspend, shield};
 pub use surface::workers;
 

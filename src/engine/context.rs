@@ -57,6 +57,18 @@ pub(crate) enum Wait {
     /// It is itself cleanup: it goes on until the budget ends, and then gets
     /// an error.
     Cleanup,
+    /// Nobody ends it: other stacks borrow from this one. Its future looks for
+    /// a cancellation itself.
+    Scope,
+}
+
+/// Whose coroutine it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A run, which a future owns.
+    Run,
+    /// A child of a scope, which a frame owns.
+    Child,
 }
 
 /// Why [`Header::wait`] has no output.
@@ -73,6 +85,8 @@ pub(crate) enum Unfinished {
 /// made of cells.
 pub(crate) struct Header {
     name: Cow<'static, str>,
+    kind: Kind,
+    stack_size: usize,
     yielder: Cell<*const Yielder>,
     pending: Cell<Option<*mut dyn Pollable>>,
     wait: Cell<Wait>,
@@ -99,9 +113,11 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn new(name: Cow<'static, str>) -> Header {
+    pub(crate) fn new(name: Cow<'static, str>, kind: Kind, stack_size: usize) -> Header {
         Header {
             name,
+            kind,
+            stack_size,
             yielder: Cell::new(ptr::null()),
             pending: Cell::new(None),
             wait: Cell::new(Wait::Unwind),
@@ -188,6 +204,9 @@ impl Header {
     /// Whether a wait may begin in a run that is cancelled.
     #[cold]
     fn may_wait(&self, wait: Wait) -> bool {
+        if wait == Wait::Scope {
+            return true;
+        }
         // What unwinds, or is shielded, cannot be unwound again.
         let can_throw = self.shields.get() == 0 && !thread::panicking();
         if self.expired.get() {
@@ -199,13 +218,17 @@ impl Header {
         }
         self.throws.set(self.throws.get() + 1);
         if self.throws.get() > MOST_THROWS {
+            if self.kind == Kind::Child && !self.expired.get() {
+                // The scope can wait for it, and has a use for nothing less.
+                return true;
+            }
             self.get_stuck();
         }
         false
     }
 
     /// Gives up: the parent sees it and leaks this coroutine.
-    fn get_stuck(&self) -> ! {
+    pub(crate) fn get_stuck(&self) -> ! {
         self.stuck.set(true);
         self.suspend();
         unreachable!("a coroutine that is stuck is never resumed");
@@ -219,6 +242,14 @@ impl Header {
             return Err(Unfinished::Cancelled);
         }
         Ok(output)
+    }
+
+    /// Delivers the cancellation that has ended those whom a scope waited for.
+    pub(crate) fn after_scope(&self) -> Result<(), Unfinished> {
+        if self.cancelled.get() && !self.may_wait(Wait::Unwind) {
+            return Err(Unfinished::Cancelled);
+        }
+        Ok(())
     }
 
     /// Runs `f`, in which a wait that is not ready at once is an error.
@@ -247,6 +278,15 @@ impl Header {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The size of its stack, in bytes.
+    pub(crate) fn stack_size(&self) -> usize {
+        self.stack_size
     }
 
     /// The slot of the future that the suspended coroutine waits for.
@@ -320,11 +360,26 @@ impl Header {
     /// Whether the wait that the coroutine is suspended in can be ended by a
     /// cancellation now.
     pub(crate) fn can_be_interrupted(&self) -> bool {
-        if self.expired.get() {
-            self.wait.get() != Wait::Unwind || self.can_be_unwound()
-        } else {
-            self.wait.get() != Wait::Cleanup && self.can_be_unwound()
+        match self.wait.get() {
+            Wait::Unwind => self.can_be_unwound(),
+            Wait::Error => self.expired.get() || self.can_be_unwound(),
+            Wait::Cleanup => self.expired.get(),
+            Wait::Scope => false,
         }
+    }
+
+    /// Whether the suspended coroutine waits for others that borrow from it.
+    pub(crate) fn waits_for_scope(&self) -> bool {
+        self.wait.get() == Wait::Scope
+    }
+
+    /// Whether those that the suspended coroutine waits for are to be cancelled.
+    pub(crate) fn wants_to_end(&self) -> bool {
+        self.cancelled.get() && (self.expired.get() || self.can_be_unwound())
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expired.get()
     }
 
     fn can_be_unwound(&self) -> bool {

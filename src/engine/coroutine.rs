@@ -48,7 +48,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::context::{Header, Visit, throw_cancelled};
+use super::context::{Header, Kind, Visit, throw_cancelled};
 use super::pending::End;
 use super::residents;
 use crate::ground::ambient::{Spot, ThreadToken};
@@ -90,6 +90,7 @@ impl<T, X> Coroutine<T, X> {
     pub(crate) unsafe fn new<F>(
         stack: Stack,
         name: Cow<'static, str>,
+        kind: Kind,
         owners: X,
         f: F,
     ) -> Coroutine<T, X>
@@ -97,7 +98,7 @@ impl<T, X> Coroutine<T, X> {
         F: FnOnce() -> T,
     {
         let block = Rc::new(Block {
-            header: Header::new(name),
+            header: Header::new(name, kind, stack.size()),
             drop_panic: Cell::new(None),
             thread: ThreadToken::current(),
             owners,
@@ -109,7 +110,9 @@ impl<T, X> Coroutine<T, X> {
         };
         // SAFETY: `root` catches every panic (I1); the caller keeps the borrows.
         let switch = unsafe { Switch::new(stack, root) };
-        residents::arrived();
+        if kind == Kind::Run {
+            residents::arrived();
+        }
         Coroutine {
             switch: Some(switch),
             block,
@@ -164,7 +167,7 @@ impl<T, X> Coroutine<T, X> {
                 return Poll::Pending;
             }
             if let Some(outcome) = resume(&visit, &self.block.header, switch) {
-                free(&mut self.switch);
+                free(&mut self.switch, &self.block.header);
                 return Poll::Ready(outcome);
             }
             resumed = true;
@@ -191,7 +194,9 @@ impl<T, X> Coroutine<T, X> {
     }
 
     fn interrupt(&mut self) -> Poll<Outcome<T>> {
-        if self.block.header.is_stuck() || !self.block.header.can_be_interrupted() {
+        let for_scope = self.block.header.waits_for_scope();
+        let deaf = !for_scope && !self.block.header.can_be_interrupted();
+        if self.block.header.is_stuck() || deaf {
             return Poll::Pending;
         }
         let spot = Spot::outside_of_polls();
@@ -199,8 +204,14 @@ impl<T, X> Coroutine<T, X> {
         let visit = Visit::begin(&self.block.header);
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
-        if let Some(pending) = unsafe { self.block.header.pending() } {
-            if let Err(payload) = pending.end(End::Cancelled) {
+        if let Some(mut pending) = unsafe { self.block.header.pending() } {
+            if for_scope {
+                // The scope passes it on, and is done when its children are.
+                let mut cx = Context::from_waker(Waker::noop());
+                if pending.as_mut().poll(&mut cx).is_pending() {
+                    return Poll::Pending;
+                }
+            } else if let Err(payload) = pending.end(End::Cancelled) {
                 match self.block.drop_panic.take() {
                     None => self.block.drop_panic.set(Some(payload)),
                     Some(first) => {
@@ -213,7 +224,7 @@ impl<T, X> Coroutine<T, X> {
         }
         loop {
             if let Some(outcome) = resume(&visit, &self.block.header, switch) {
-                free(&mut self.switch);
+                free(&mut self.switch, &self.block.header);
                 return Poll::Ready(outcome);
             }
             // A destructor waits. It stays for a poll to go on with, unless it
@@ -266,6 +277,10 @@ impl<T, X> Coroutine<T, X> {
             // Dropping a suspended switch leaks its stack.
             drop(switch);
             std::mem::forget(Rc::clone(&self.block));
+            if self.block.header.kind() == Kind::Child {
+                // What counts is the run whose frames it borrows from.
+                return;
+            }
             if self.is_this_thread() {
                 residents::leaked();
             }
@@ -285,9 +300,11 @@ impl<T, X> Drop for Coroutine<T, X> {
 
 /// Gives the stack of a coroutine back that has ended.
 #[inline]
-fn free<T>(switch: &mut Option<Switch<Outcome<T>>>) {
+fn free<T>(switch: &mut Option<Switch<Outcome<T>>>, header: &Header) {
     if let Some(switch) = switch.take() {
-        residents::left();
+        if header.kind() == Kind::Run {
+            residents::left();
+        }
         pool::give(switch.into_stack());
     }
 }

@@ -61,6 +61,15 @@ impl Spot {
         }
     }
 
+    /// The spot of one who may be in a poll or in a drop.
+    pub(crate) fn anywhere() -> Spot {
+        if worker_index().is_some() {
+            Spot::here()
+        } else {
+            Spot::outside_of_polls()
+        }
+    }
+
     /// The spot, where it is known which runtime is entered.
     #[inline]
     pub(crate) fn in_runtime(runtime: Option<runtime::Id>) -> Spot {

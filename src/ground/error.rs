@@ -33,26 +33,26 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The fact and the line to write.
+    /// The fact and the line to write, after the name of what was called.
     pub(crate) fn message(self) -> &'static str {
         match self {
             Refusal::AsyncCode => {
-                "`await_sync` called in async code, which must not block; write `.await` \
+                "called in async code, which must not block; write `.await` \
                  here, or run the plain code that calls it with \
                  `greenhack::run_sync(|| ..).await`"
             }
             Refusal::Polling => {
-                "`await_sync` called in a future that is itself polled by `await_sync`; \
+                "called in a future that is itself polled by `await_sync`; \
                  write `.await` here, or run the plain code that calls it with \
                  `greenhack::run_sync_local(|| ..).await`"
             }
             Refusal::OtherExecutor => {
-                "`await_sync` called in async code of `futures::executor`, which must not \
+                "called in async code of `futures::executor`, which must not \
                  block; write `.await` here, or run the plain code that calls it with \
                  `greenhack::run_sync(|| ..).await`"
             }
             Refusal::ThreadEnding => {
-                "`await_sync` called while the thread is ending; wait before the thread's \
+                "called while the thread is ending; wait before the thread's \
                  locals are dropped"
             }
         }
@@ -110,7 +110,7 @@ impl<F> fmt::Debug for NotAwaited<F> {
 
 impl<F> fmt::Display for NotAwaited<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.refusal.message())
+        write!(f, "`await_sync` {}", self.refusal.message())
     }
 }
 

@@ -79,10 +79,10 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
             Ok(output) => output,
             Err(unfinished) => stop(unfinished),
         },
-        Place::Polling => refuse(Refusal::Polling),
+        Place::Polling => refuse("await_sync", Refusal::Polling),
         Place::Outside => match outside::runtime() {
             Ok(handle) => outside::block_on(&handle, future.into_future()),
-            Err(refusal) => refuse(refusal),
+            Err(refusal) => refuse("await_sync", refusal),
         },
     }
 }
@@ -294,8 +294,8 @@ impl<F: IntoFuture> AwaitExt for F {
 /// Says why async code can't wait, and what to write.
 #[cold]
 #[track_caller]
-fn refuse(refusal: Refusal) -> ! {
-    panic!("{}", refusal.message())
+pub(crate) fn refuse(called: &str, refusal: Refusal) -> ! {
+    panic!("`{called}` {}", refusal.message())
 }
 
 /// Leaves a wait in a run that has no output.

@@ -28,7 +28,7 @@ use tokio::task::LocalSet;
 use super::builder::Config;
 use super::reaper;
 use super::workers::{self, Resident};
-use crate::engine::context::{is_nested, throw_cancelled};
+use crate::engine::context::{Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{self, Spot};
 use crate::memory::pool;
@@ -161,7 +161,7 @@ impl<T: 'static> InPlace<T> {
             ),
         };
         // SAFETY: `f` and `T` are `'static`.
-        let coroutine = unsafe { Coroutine::new(stack, config.name, home, f) };
+        let coroutine = unsafe { Coroutine::new(stack, config.name, Kind::Run, home, f) };
         InPlace {
             coroutine: Some(coroutine),
         }

@@ -46,7 +46,7 @@ use crate::ground::ambient::{Spot, thread_is_alive};
 use crate::ground::error::discard;
 
 /// Whether a suspended stack can be unwound.
-const CAN_UNWIND: bool = cfg!(panic = "unwind");
+pub(crate) const CAN_UNWIND: bool = cfg!(panic = "unwind");
 
 /// How often a coroutine is polled where nothing would wake it.
 const A_LITTLE: usize = 64;

@@ -1,0 +1,606 @@
+//! Coroutines that borrow from the frame of a call.
+//!
+//! [`run`] calls a closure that fills a [`Scope`] with children, and does not
+//! return before all of them have ended. So they may borrow from the caller's
+//! frames, which no future can promise: a future can be forgotten, a call can't.
+//!
+//! ```text
+//!   the caller's stack         the task's stack          the children's stacks
+//!   ──────────────────         ────────────────          ─────────────────────
+//!   run()
+//!     fill(&scope)
+//!     wait(&mut driver) ─────▶ driver.poll()
+//!                                child.poll() ─────────▶ a closure
+//!                                  ...        ◀─────────   waits, or ends
+//!     resumed ◀─────────────── all have ended
+//!   returns, or panics
+//! ```
+//!
+//! # Invariants
+//!
+//! - N1 While a child has not ended, the frame of `run` is there, and with it
+//!   all that `'scope` stands for. Nothing between the first child and the end
+//!   of the wait unwinds. Where the wait can't go on, `run` never returns: on a
+//!   coroutine its stack is leaked as it is; on a thread, which has no such
+//!   way, the process ends.
+//! - N2 The wait is a [`Wait::Scope`], which the engine never ends. The driver
+//!   looks for a cancellation of the caller itself, passes it on, and goes on
+//!   until its children have ended.
+//! - N3 A child is only touched while the driver is polled, or from the frame of
+//!   `run`, both on the caller's thread: a [`Scope`] is not `Sync`, a
+//!   [`Nested`](super::nested::Nested) can't leave the call.
+//!
+//! # Safety
+//!
+//! - The caller's run is forgotten or leaked: its stack, with this frame and
+//!   all that the children borrow, stays for ever. The children belong to the
+//!   frame and are never resumed.
+//! - A child can't end, because it waits where it can't be unwound, or outlives
+//!   the budget: neither can the caller. Both are leaked.
+//! - The wait is refused, because the caller must not suspend here: the children
+//!   are cancelled and polled in place. If they don't end, see N1.
+//! - A poll panics, in a tracing subscriber or in a waker: it is caught, kept
+//!   for the caller, and the wait goes on.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::runtime::Handle;
+use tokio::task::LocalSet;
+
+use super::await_sync::{refuse, stop};
+use super::outside;
+use super::reaper::CAN_UNWIND;
+use crate::engine::context::{Frame, Header, Kind, Place, Unfinished, Wait, current};
+use crate::engine::coroutine::Coroutine;
+use crate::ground::ambient::Spot;
+use crate::ground::error::{Cancelled, Payload, Refusal, discard};
+use crate::memory::pool;
+
+/// How often children are polled in place where the caller can't wait.
+const A_LITTLE: usize = 64;
+
+/// How many panics of tracing subscribers and wakers are put up with.
+const MOST_PANICS: u32 = 32;
+
+/// A future beside the children. When it is ready, they are cancelled.
+pub(crate) type Side<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Where closures are started that may borrow from the caller of
+/// [`scope`](crate::scope), which waits for them.
+pub struct Scope<'scope, 'env: 'scope> {
+    pub(super) nursery: Nursery,
+    // Invariant, as in `std::thread::Scope`.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+/// What the caller, the children and the driver share.
+pub(crate) struct Nursery {
+    /// What closures have for stacks, in bytes.
+    stack_size: usize,
+    /// Children that the driver has not yet seen.
+    incoming: RefCell<Vec<Child>>,
+    /// A child that a future beside the others polls.
+    lent: RefCell<Option<Child>>,
+    /// Set when the children are to end.
+    cancelled: Cell<bool>,
+    /// Set when the caller's run has passed its cancellation on.
+    ending: Cell<bool>,
+    /// A child can't end.
+    stuck: Cell<bool>,
+    /// The first panic that nobody else has taken.
+    panic: Cell<Option<Payload>>,
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Adds a child that runs `f`. It starts when the driver is polled next.
+    ///
+    /// # Panics
+    ///
+    /// If there is no stack.
+    #[track_caller]
+    pub(crate) fn add(&'scope self, f: impl FnOnce() + 'scope) -> Rc<Orders> {
+        let child = self.child(f);
+        let orders = child.orders.clone();
+        self.nursery.incoming.borrow_mut().push(child);
+        orders
+    }
+
+    /// Makes a child that runs `f`, to be polled with [`poll_lent`](Self::poll_lent).
+    ///
+    /// # Panics
+    ///
+    /// If there is no stack.
+    #[track_caller]
+    pub(crate) fn lend(&'scope self, f: impl FnOnce() + 'scope) {
+        let child = self.child(f);
+        self.nursery.lent.replace(Some(child));
+    }
+
+    #[track_caller]
+    fn child(&'scope self, f: impl FnOnce() + 'scope) -> Child {
+        let stack = match pool::take(self.nursery.stack_size) {
+            Ok(stack) => stack,
+            Err(error) => panic!(
+                "no stack of {} bytes for a closure of a scope: {error}; \
+                 see `vm.max_map_count`, or set a smaller `stack_size`",
+                self.nursery.stack_size
+            ),
+        };
+        let name = "a closure of a scope".into();
+        // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
+        // has returned, or never (N1).
+        let coroutine = unsafe { Coroutine::new(stack, name, Kind::Child, (), f) };
+        Child {
+            coroutine: Some(coroutine),
+            orders: Rc::default(),
+            panic: None,
+            panics: 0,
+        }
+    }
+}
+
+impl Nursery {
+    /// Tells all children, and those that come, to end.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.set(true);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    /// Keeps the first panic of a child, for the caller to resume.
+    pub(crate) fn keep_panic(&self, payload: Payload) {
+        if payload.is::<Cancelled>() {
+            return;
+        }
+        match self.panic.take() {
+            None => self.panic.set(Some(payload)),
+            Some(first) => {
+                self.panic.set(Some(first));
+                discard(payload);
+            }
+        }
+    }
+
+    /// Keeps the panic of a child, and tells the others to end.
+    pub(crate) fn end_with(&self, payload: Payload) {
+        self.keep_panic(payload);
+        self.cancel();
+    }
+
+    /// Polls the child that was lent. Ready when it has ended, or has been taken
+    /// over by the driver.
+    ///
+    /// # Panics
+    ///
+    /// If the child itself polls.
+    pub(crate) fn poll_lent(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Ok(mut lent) = self.lent.try_borrow_mut() else {
+            panic!("a nested run was polled by itself; `.await` it in the future around it");
+        };
+        let Some(child) = &mut *lent else {
+            return Poll::Ready(());
+        };
+        match Pin::new(child).poll(cx) {
+            Poll::Ready(ended) => {
+                *lent = None;
+                drop(lent);
+                self.note(ended);
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Cancels the child that was lent, and hands it to the driver.
+    pub(crate) fn end_lent(&self) {
+        // If it runs right now, the driver takes it when it has suspended.
+        let Ok(mut lent) = self.lent.try_borrow_mut() else {
+            return;
+        };
+        let Some(mut child) = lent.take() else {
+            return;
+        };
+        drop(lent);
+        child.orders.give(Interrupt::Cancel);
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(&mut child).poll(&mut cx) {
+            Poll::Ready(ended) => self.note(ended),
+            Poll::Pending => self.incoming.borrow_mut().push(child),
+        }
+    }
+
+    /// Takes note of how a child has ended.
+    fn note(&self, ended: Ended) {
+        match ended {
+            Ended::Normally => {}
+            Ended::Panicked(payload) => self.end_with(payload),
+            Ended::Stuck => {
+                self.stuck.set(true);
+                self.cancel();
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.incoming.borrow().is_empty() && self.lent.borrow().is_none()
+    }
+}
+
+impl fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope").finish_non_exhaustive()
+    }
+}
+
+/// Calls `fill`, then waits until the future that it returns, if any, and all
+/// children of the scope have ended. `called` names the public function.
+///
+/// # Panics
+///
+/// In async code, before anything has run; with the panic of `fill`, or the first
+/// that was kept. With [`Cancelled`], if the run was cancelled meanwhile.
+#[track_caller]
+pub(crate) fn run<'env, F>(called: &str, fill: F)
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> Option<Side<'scope>>,
+{
+    let frame = Frame::here();
+    let caller = match current(&frame) {
+        Place::In(header) => Caller::Run(header),
+        Place::Polling => refuse(called, Refusal::Polling),
+        Place::Outside => match outside::runtime() {
+            Ok(handle) => Caller::Thread(handle),
+            Err(refusal) => refuse(called, refusal),
+        },
+    };
+    let scope = Scope {
+        nursery: Nursery {
+            stack_size: match &caller {
+                Caller::Run(header) => header.stack_size(),
+                Caller::Thread(_) => pool::DEFAULT_SIZE,
+            },
+            incoming: RefCell::default(),
+            lent: RefCell::default(),
+            cancelled: Cell::new(false),
+            ending: Cell::new(false),
+            stuck: Cell::new(false),
+            panic: Cell::new(None),
+        },
+        scope: PhantomData,
+        env: PhantomData,
+    };
+    let nursery = &scope.nursery;
+    // Nothing unwinds from here to the end of the wait (N1).
+    let side = catch_unwind(AssertUnwindSafe(|| fill(&scope))).unwrap_or_else(|payload| {
+        nursery.end_with(payload);
+        None
+    });
+    let refused = caller.wait_for(Driver {
+        nursery,
+        children: FuturesUnordered::new(),
+        side,
+        caller: match &caller {
+            Caller::Run(header) => Some(header),
+            Caller::Thread(_) => None,
+        },
+        passed_on: Interrupt::None,
+    });
+    // All children have ended.
+    if let Some(payload) = nursery.panic.take() {
+        resume_unwind(payload);
+    }
+    if let Err(unfinished) = refused {
+        stop(unfinished);
+    }
+    if let (Caller::Run(header), true) = (caller, nursery.ending.get()) {
+        header
+            .after_scope()
+            .unwrap_or_else(|unfinished| stop(unfinished));
+    }
+}
+
+/// Who waits.
+enum Caller<'a> {
+    Run(&'a Header),
+    Thread(Handle),
+}
+
+impl Caller<'_> {
+    /// Waits until the driver is done, and never unwinds (N1).
+    ///
+    /// # Errors
+    ///
+    /// If this place must not suspend. The children have ended all the same.
+    fn wait_for(&self, mut driver: Driver<'_>) -> Result<(), Unfinished> {
+        let mut refused = Ok(());
+        let mut panics = 0;
+        while !driver.is_done() {
+            let waited = catch_unwind(AssertUnwindSafe(|| match self {
+                Caller::Run(header) => header.wait(&mut driver, Wait::Scope),
+                Caller::Thread(handle) => {
+                    // As for runs outside of single-threaded schedulers, see
+                    // `in_place`.
+                    let local_set = LocalSet::new();
+                    outside::block_on(handle, local_set.run_until(&mut driver));
+                    Ok(())
+                }
+            }));
+            match waited {
+                Ok(Ok(())) => {}
+                Ok(Err(unfinished)) => {
+                    driver.poll_in_place();
+                    if !driver.is_done() || thread::panicking() {
+                        self.give_up();
+                    }
+                    refused = Err(unfinished);
+                }
+                Err(payload) => {
+                    driver.nursery.end_with(payload);
+                    panics += 1;
+                    if panics > MOST_PANICS {
+                        self.give_up();
+                    }
+                }
+            }
+        }
+        if driver.nursery.stuck.get() {
+            self.give_up();
+        }
+        refused
+    }
+
+    /// Never returns to a frame that is borrowed.
+    #[cold]
+    fn give_up(&self) -> ! {
+        match self {
+            Caller::Run(header) => header.get_stuck(),
+            Caller::Thread(_) => {
+                eprintln!(
+                    "greenhack: a closure of a scope awaited in a destructor, during an unwind, \
+                     where it can't be suspended; its caller can't return; aborting"
+                );
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// What a child has been told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Interrupt {
+    #[default]
+    None,
+    Cancel,
+    Expire,
+}
+
+/// What a child is to be told.
+#[derive(Default)]
+pub(crate) struct Orders {
+    interrupt: Cell<Interrupt>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl Orders {
+    /// Interrupts the child, at its next poll.
+    pub(crate) fn give(&self, interrupt: Interrupt) {
+        if self.raise(interrupt) {
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn raise(&self, interrupt: Interrupt) -> bool {
+        let is_news = interrupt > self.interrupt.get();
+        if is_news {
+            self.interrupt.set(interrupt);
+        }
+        is_news
+    }
+}
+
+/// Polls the children until none is left.
+struct Driver<'a> {
+    nursery: &'a Nursery,
+    children: FuturesUnordered<Child>,
+    side: Option<Side<'a>>,
+    /// The caller's header, if it is a run.
+    caller: Option<&'a Header>,
+    passed_on: Interrupt,
+}
+
+impl Driver<'_> {
+    fn is_done(&self) -> bool {
+        self.children.is_empty() && self.side.is_none() && self.nursery.is_done()
+    }
+
+    /// What the children are to be told.
+    fn interrupt(&self) -> Interrupt {
+        match self.caller {
+            Some(header) if header.is_cancelled() && header.is_expired() => Interrupt::Expire,
+            Some(header) if header.wants_to_end() => Interrupt::Cancel,
+            _ if self.nursery.is_cancelled() => Interrupt::Cancel,
+            _ => Interrupt::None,
+        }
+    }
+
+    /// Passes news on to all children.
+    fn pass_on(&mut self) {
+        let interrupt = self.interrupt();
+        if interrupt > self.passed_on {
+            if !self.nursery.is_cancelled() {
+                self.nursery.ending.set(true);
+            }
+            self.end_side();
+            for child in self.children.iter_mut() {
+                child.orders.give(interrupt);
+            }
+            self.passed_on = interrupt;
+        }
+        for child in self.nursery.incoming.take() {
+            // It is polled next in any case, and needs no waking.
+            child.orders.raise(interrupt);
+            self.children.push(child);
+        }
+    }
+
+    /// Drops the future beside the children, and takes over what it had.
+    fn end_side(&mut self) {
+        let side = self.side.take();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(side))) {
+            self.nursery.keep_panic(payload);
+        }
+        // Its handle was forgotten, or has dropped the child already.
+        self.nursery.end_lent();
+    }
+
+    fn poll_side(&mut self, cx: &mut Context<'_>) {
+        let Some(side) = &mut self.side else {
+            return;
+        };
+        let done = catch_unwind(AssertUnwindSafe(|| side.as_mut().poll(cx).is_ready()))
+            .unwrap_or_else(|payload| {
+                self.nursery.keep_panic(payload);
+                true
+            });
+        if done {
+            self.nursery.cancel();
+        }
+    }
+
+    /// Cancels the children, and polls them where nothing would wake them.
+    fn poll_in_place(&mut self) {
+        self.nursery.cancel();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..A_LITTLE {
+            let poll = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *self).poll(&mut cx)));
+            match poll {
+                Ok(Poll::Ready(())) => return,
+                Ok(Poll::Pending) => {}
+                Err(payload) => self.nursery.keep_panic(payload),
+            }
+        }
+    }
+}
+
+impl Future for Driver<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.pass_on();
+        self.poll_side(cx);
+        loop {
+            // Whoever was polled may have left news.
+            self.pass_on();
+            match self.children.poll_next_unpin(cx) {
+                Poll::Ready(Some(ended)) => self.nursery.note(ended),
+                Poll::Ready(None) if self.is_done() => return Poll::Ready(()),
+                Poll::Ready(None) | Poll::Pending => {
+                    let news = self.interrupt() > self.passed_on;
+                    if !news && self.nursery.incoming.borrow().is_empty() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One coroutine of a scope.
+struct Child {
+    /// `None` when it has ended or was leaked.
+    coroutine: Option<Coroutine<(), ()>>,
+    orders: Rc<Orders>,
+    /// The panic of a poll, which is not the closure's.
+    panic: Option<Payload>,
+    panics: u32,
+}
+
+/// How a child has ended. (Its closure deals with its own panics.)
+enum Ended {
+    Normally,
+    Panicked(Payload),
+    Stuck,
+}
+
+impl Future for Child {
+    type Output = Ended;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = self.get_mut();
+        this.orders.waker.set(Some(cx.waker().clone()));
+        catch_unwind(AssertUnwindSafe(|| this.drive(cx)))
+            .unwrap_or_else(|payload| this.poll_panicked(payload, cx))
+    }
+}
+
+impl Child {
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let Some(coroutine) = &mut self.coroutine else {
+            return Poll::Ready(Ended::Normally);
+        };
+        let interrupt = self.orders.interrupt.get();
+        let mut poll = Poll::Pending;
+        if CAN_UNWIND && interrupt >= Interrupt::Cancel && !coroutine.is_cancelled() {
+            poll = coroutine.cancel();
+        }
+        if poll.is_pending() && !coroutine.is_stuck() {
+            if CAN_UNWIND && interrupt == Interrupt::Expire {
+                poll = coroutine.expire();
+                if poll.is_pending() {
+                    return self.get_stuck();
+                }
+            } else {
+                poll = coroutine.poll(cx, Spot::anywhere());
+            }
+        }
+        match poll {
+            Poll::Ready(outcome) => {
+                let left = coroutine.left_panic(outcome);
+                let first = self.panic.take().or(left);
+                Poll::Ready(first.map_or(Ended::Normally, Ended::Panicked))
+            }
+            Poll::Pending if coroutine.is_stuck() => self.get_stuck(),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn poll_panicked(&mut self, payload: Payload, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.panic.get_or_insert(payload);
+        self.panics += 1;
+        let has_ended = self.coroutine.as_ref().is_none_or(Coroutine::has_ended);
+        if has_ended {
+            let first = self.panic.take();
+            return Poll::Ready(first.map_or(Ended::Normally, Ended::Panicked));
+        }
+        if self.panics > MOST_PANICS {
+            return self.get_stuck();
+        }
+        self.orders.give(Interrupt::Cancel);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Leaks the coroutine. Its caller must not return (N1).
+    #[cold]
+    fn get_stuck(&mut self) -> Poll<Ended> {
+        if let Some(coroutine) = self.coroutine.take() {
+            coroutine.leak("its scope can't end");
+        }
+        Poll::Ready(Ended::Stuck)
+    }
+}
