@@ -1,57 +1,68 @@
-//! One library function for sync and async callers: it is plain, and awaits.
+//! A library for sync and async callers, written once, with `#[exempt]`.
 //!
 //! - Run it: `cargo run --example two_colours`. It ends by itself.
-//! - Try it: call `greeting` in the `async` block; the panic says what to write.
-//! - It prints a greeting three times, and how each caller has waited for it.
+//! - Try it: call `ask()` in the `async` block; the panic says what to write.
+//! - It prints an answer three times, and how each caller has waited for it.
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io;
 
-use greenhack::{await_sync, in_context};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpStream;
+use client::Client;
 
 fn main() {
-    let address = greeter();
-
-    // On a plain thread it blocks, on a runtime of the process.
-    let plain = greeting(address).unwrap();
-
-    let (in_a_run, in_a_pool) = tokio::runtime::Runtime::new().unwrap().block_on(async {
-        // In a run it suspends: the thread serves other tasks meanwhile.
-        let run = greenhack::run_sync(move || greeting(address)).await;
-
-        // On tokio's threads for blocking code it blocks, on that runtime.
-        let pool = tokio::task::spawn_blocking(move || greeting(address)).await;
-
-        // In async code it can't wait. A library can ask.
-        assert!(greenhack::try_await_sync(async {}).is_err());
-        (run.unwrap(), pool.unwrap().unwrap())
+    let blocked = ask().unwrap();
+    let (suspended, awaited) = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let suspended = tokio::spawn(handler()).await.unwrap().unwrap();
+        let mut client = client::connect_async().await.unwrap();
+        (suspended, client.ask_for_async::<u64>(42).await.unwrap())
     });
-
-    let all = [plain, in_a_run, in_a_pool].join("\n");
+    let all = format!("{blocked}, {suspended}, awaited {awaited}");
     println!("{all}");
-    assert_eq!(all, "hello, blocked\nhello, suspended\nhello, blocked");
+    assert_eq!(all, "blocked 42, suspended 42, awaited 42");
 }
 
-/// The library: reads what `address` has to say, and adds how it has waited.
-fn greeting(address: SocketAddr) -> io::Result<String> {
-    let stream = await_sync(TcpStream::connect(address))?;
-    let line = await_sync(BufReader::new(stream).lines().next_line())?;
-    let how = if in_context() { "suspended" } else { "blocked" };
-    Ok(format!("{}, {how}", line.unwrap_or_default()))
+#[greenhack::entry]
+fn handler() -> io::Result<String> {
+    ask()
 }
 
-/// Starts a server that greets.
-fn greeter() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for guest in listener.incoming() {
-            guest.unwrap().write_all(b"hello\n").unwrap();
+fn ask() -> io::Result<String> {
+    let how = ["blocked", "suspended"][usize::from(greenhack::in_context())];
+    let answer: u64 = client::connect()?.ask_for(42)?;
+    Ok(format!("{how} {answer}"))
+}
+
+/// The library: async inside, with a plain twin of each name for plain callers.
+mod client {
+    use std::io;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    pub(crate) trait Client {
+        #[greenhack::exempt]
+        async fn ask(&mut self, question: u32) -> io::Result<u32>;
+        #[greenhack::exempt]
+        async fn ask_for<T: From<u32>>(&mut self, question: u32) -> io::Result<T> {
+            self.ask_async(question).await.map(T::from)
         }
-    });
-    address
+    }
+    impl Client for TcpStream {
+        async fn ask_async(&mut self, question: u32) -> io::Result<u32> {
+            self.write_u32(question).await?;
+            self.read_u32().await
+        }
+    }
+
+    /// Connects with a server that sends back what it gets.
+    #[greenhack::exempt]
+    pub(crate) async fn connect() -> io::Result<TcpStream> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = listener.accept().await?.0.into_split();
+            tokio::io::copy(&mut reader, &mut writer).await
+        });
+        TcpStream::connect(address).await
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub use surface::sections::{must_suspend, no_suspend, shield};
 pub use surface::workers;
 
 #[cfg(feature = "macros")]
-pub use greenhack_macros::{entry, main, test};
+pub use greenhack_macros::{entry, exempt, main, test};
 
 #[doc(hidden)]
 pub mod __private;
@@ -32,6 +32,11 @@ pub mod __private;
 pub mod docs {
     #[doc = include_str!("../docs/comparison.md")]
     pub mod comparison {}
+    /// Problems, and code that solves them.
+    pub mod cookbook {
+        #[doc = include_str!("../docs/cookbook/two_colours.md")]
+        pub mod two_colours {}
+    }
     #[doc = include_str!("../docs/design.md")]
     pub mod design {}
     #[doc = include_str!("../docs/performance.md")]

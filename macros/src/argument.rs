@@ -1,4 +1,5 @@
-//! The arguments of an entry: their way into the closure, and their bounds.
+//! Arguments: their way into the closure of an entry and their bounds there,
+//! and their way from a plain function to its async twin.
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -86,22 +87,14 @@ pub(crate) fn rename(argument: &mut PatType, index: usize) -> (Argument, TokenSt
     argument.attrs.retain(|attr| !is_one_of(attr, &["expect"]));
 
     let pat = (*argument.pat).clone();
-    let (name, bind) = match &pat {
-        Pat::Ident(plain) if plain.by_ref.is_none() && plain.subpat.is_none() => {
-            let name = plain.ident.clone();
-            let bind = quote!(#(#inner)* let #pat = #name;);
-            (name, bind)
-        }
-        _ => {
-            let name = format_ident!("__arg{index}", span = Span::mixed_site());
-            let bind = quote! {
-                #(#conditions)* let #name = #name;
-                #(#inner)* let #pat = #name;
-            };
-            (name, bind)
-        }
+    let name = name(argument, index);
+    let bind = match own_name(&pat) {
+        Some(_) => quote!(#(#inner)* let #pat = #name;),
+        None => quote! {
+            #(#conditions)* let #name = #name;
+            #(#inner)* let #pat = #name;
+        },
     };
-    *argument.pat = parse_quote!(#name);
     let (start, end) = ends(&argument.ty);
     let renamed = Argument {
         name,
@@ -111,6 +104,34 @@ pub(crate) fn rename(argument: &mut PatType, index: usize) -> (Argument, TokenSt
         cfg: conditions,
     };
     (renamed, bind)
+}
+
+/// Gives an argument with a pattern a name, and leaves it only the attributes
+/// that say whether it is there. Returns what to write in a call that passes it
+/// on.
+pub(crate) fn call_argument(argument: &mut PatType, index: usize) -> TokenStream {
+    argument.attrs.retain(|attr| attr.path().is_ident("cfg"));
+    let name = name(argument, index);
+    let cfg = &argument.attrs;
+    quote!(#(#cfg)* #name)
+}
+
+/// Puts a name in the place of the pattern, and returns it.
+fn name(argument: &mut PatType, index: usize) -> Ident {
+    let name = match own_name(&argument.pat) {
+        Some(name) => name.clone(),
+        None => format_ident!("__arg{index}", span = Span::mixed_site()),
+    };
+    *argument.pat = parse_quote!(#name);
+    name
+}
+
+/// The name that a pattern is, but for a `mut`.
+fn own_name(pat: &Pat) -> Option<&Ident> {
+    match pat {
+        Pat::Ident(plain) if plain.by_ref.is_none() && plain.subpat.is_none() => Some(&plain.ident),
+        _ => None,
+    }
 }
 
 /// Where the run is said to be written, if it is not at the attribute.
@@ -133,7 +154,7 @@ pub(crate) fn span_of_run(arguments: &[Argument], generics: &Generics) -> Option
 }
 
 /// Tells whether one of the identifiers in `tokens` is one of `names`.
-fn mentions(tokens: &impl ToTokens, names: &[&Ident]) -> bool {
+pub(crate) fn mentions(tokens: &impl ToTokens, names: &[&Ident]) -> bool {
     tokens
         .to_token_stream()
         .into_iter()

@@ -4,9 +4,10 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Ident, Meta, Type, parse_quote, token};
+use syn::{FnArg, Ident, Type, token};
 
 use crate::argument::{Argument, in_parentheses, rename, span_of_run};
+use crate::attributes::{behind_instrument, is_instrument};
 use crate::borrow::without_opaque;
 use crate::check::{as_async, check};
 use crate::function::{self, Function, with_errors};
@@ -31,35 +32,9 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
         return with_errors(errors, as_async(function).into_token_stream());
     }
     if function.attrs.iter().any(is_instrument) {
-        return behind_instrument(&options, args, function);
+        return behind_instrument(attribute, &options, args, function);
     }
     entry(&options, function)
-}
-
-/// `#[instrument]` is for the sync code: it has to see the plain function, with
-/// its own patterns and its own `self`. So it changes places with this
-/// attribute, and both orders mean the same.
-fn behind_instrument(options: &Options, args: TokenStream, mut function: Function) -> TokenStream {
-    let krate = options.krate(Span::call_site());
-    let ours: Attribute = match args.is_empty() {
-        true => parse_quote!(#[#krate::entry]),
-        false => parse_quote!(#[#krate::entry(#args)]),
-    };
-    let last = function.attrs.iter().rposition(is_instrument);
-    function.attrs.insert(last.map_or(0, |last| last + 1), ours);
-    function.into_token_stream()
-}
-
-/// Recognises `#[instrument]`, `#[tracing::instrument(..)]` and
-/// `#[cfg_attr(.., instrument)]`.
-fn is_instrument(attr: &Attribute) -> bool {
-    let named = |ident: &Ident| ident == "instrument";
-    if let (true, Meta::List(list)) = (attr.path().is_ident("cfg_attr"), &attr.meta) {
-        let mut tokens = list.tokens.clone().into_iter();
-        return tokens.any(|token| matches!(token, proc_macro2::TokenTree::Ident(i) if named(&i)));
-    }
-    let last = attr.path().segments.last();
-    last.is_some_and(|segment| named(&segment.ident))
 }
 
 /// Writes the async function.

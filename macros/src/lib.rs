@@ -1,5 +1,5 @@
-//! The attribute macros of greenhack: [`macro@entry`], [`macro@main`] and
-//! [`macro@test`].
+//! The attribute macros of greenhack: [`macro@entry`], [`macro@exempt`],
+//! [`macro@main`] and [`macro@test`].
 //!
 //! The crate `greenhack` exports them with its feature `macros`, which is on by
 //! default; nobody has to depend on this one.
@@ -18,8 +18,10 @@
 //! lib.rs           the attributes and their documentation
 //!   entry.rs       #[entry]: the async function around the user's body
 //!     check.rs     what cannot be an entry, and what to write instead
-//!     argument.rs  the arguments: their way into the closure, their bounds
 //!     receiver.rs  `self`: whose it is, and how `&self` becomes a clone
+//!   exempt.rs      #[exempt]: the plain function beside an async one
+//!     argument.rs    arguments: their names, their way, their bounds
+//!     attributes.rs  which function an attribute below ours is for
 //!   harness.rs     #[main] and #[test]: a runtime around a function
 //!     borrow.rs    borrows and `impl Trait` in a signature
 //!     function.rs  the function below an attribute
@@ -28,9 +30,11 @@
 #![forbid(unsafe_code)]
 
 mod argument;
+mod attributes;
 mod borrow;
 mod check;
 mod entry;
+mod exempt;
 mod function;
 mod harness;
 mod options;
@@ -135,6 +139,127 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn entry(args: TokenStream, item: TokenStream) -> TokenStream {
     print(entry::expand(args.into(), item.into()))
+}
+
+/// Makes an async function plain: it awaits itself. The async original stays,
+/// under a second name.
+///
+/// So a library has one implementation and two colours: `get` for plain code,
+/// `get_async` for async code. The plain function suspends in a run, blocks on a
+/// thread that may block, and panics in async code, just as `await_sync` does,
+/// for that is all that it calls.
+///
+/// ```ignore
+/// impl Client {
+///     /// Fetches a page.
+///     #[greenhack::exempt]
+///     pub async fn get(&self, path: &str) -> io::Result<String> {
+///         self.send_async(path).await?; // Here it is async code.
+///         self.receive_async().await
+///     }
+/// }
+///
+/// let page = client.get("/")?; // Plain code, in a run or on a thread.
+/// let page = client.get_async("/").await?; // Async code.
+/// ```
+///
+/// writes
+///
+/// ```ignore
+/// impl Client {
+///     /// Fetches a page.
+///     #[inline]
+///     #[track_caller]
+///     pub fn get(&self, path: &str) -> io::Result<String> {
+///         greenhack::await_sync(Self::get_async(self, path))
+///     }
+///
+///     /// Fetches a page.
+///     pub async fn get_async(&self, path: &str) -> io::Result<String> {
+///         // The body.
+///     }
+/// }
+/// ```
+///
+/// In the body, other exempt functions have their async names too. For one call
+/// of an async function, write `await_sync(function(..))`. To make an async
+/// function of a plain one, use [`macro@entry`].
+///
+/// # Options
+///
+/// | option | meaning | default |
+/// |---|---|---|
+/// | `async = NAME` | what the async original is called | the function's name with `_async` |
+/// | `associated` | the function belongs to a type, though neither a receiver nor a `Self` says so | |
+/// | `crate = path` | where the crate greenhack is | `::greenhack` |
+///
+/// An attribute cannot see what is around its function. It knows an associated
+/// function by a receiver, by having no body, and by a `Self` in the signature or
+/// in the body, other than in the arguments of a macro. Where none of these is,
+/// write `associated`; the compiler does not find `new_async` otherwise.
+///
+/// # Signatures
+///
+/// The plain function has the same generics, arguments and bounds. References,
+/// elided lifetimes, `impl Trait` on both sides and every receiver go along.
+/// Nothing has to be `'static` or `Send`. Arguments that are patterns are called
+/// `__arg0` there, by their position. An `unsafe` function makes two, with the
+/// same promise.
+///
+/// In place of `async fn`, a function can return `impl Future<Output = T>`, or
+/// what `#[async_trait]` makes of it, `Pin<Box<dyn Future<Output = T>>>`.
+///
+/// # Traits
+///
+/// In a trait, the async method is the required one, and the plain method is
+/// provided. An implementation has the async method, without any attribute:
+///
+/// ```ignore
+/// trait Store {
+///     #[greenhack::exempt]
+///     async fn load(&self, key: &str) -> Option<String>;
+/// }
+///
+/// impl Store for Memory {
+///     async fn load_async(&self, key: &str) -> Option<String> {
+///         self.map.get(key).cloned()
+///     }
+/// }
+///
+/// let text = memory.load("greeting"); // Provided by the trait.
+/// ```
+///
+/// If the trait's method has a default body, both are provided. The attribute on
+/// `async fn load` in the implementation means the same, unless the type has a
+/// `load_async` of its own, which the plain method would then call.
+///
+/// As with every `async fn` in a trait, generic code cannot know whether the
+/// future is `Send`; plain code need not know. To promise it, declare the method
+/// as `fn load(&self, key: &str) -> impl Future<Output = Option<String>> + Send`.
+///
+/// # Other attributes
+///
+/// - For both: documentation, with a line that names the other one; `#[cfg]`,
+///   `#[must_use]`, `#[deprecated]`, `#[inline]`, lints.
+/// - For the async original: all others. `#[instrument]` of tracing makes its
+///   span around the original, with the name of the plain function; above and
+///   below `#[exempt]` mean the same.
+/// - For the plain function: `#[track_caller]`, which it has anyway.
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, the future of the async original is dropped, then
+/// the plain function unwinds. What has happened by then is what the original
+/// says of being dropped.
+///
+/// # Panics
+///
+/// The plain function panics in async code, at the caller's line; write
+/// `.await` and the async name there. The panics of the async original resume in
+/// it.
+#[proc_macro_attribute]
+pub fn exempt(args: TokenStream, item: TokenStream) -> TokenStream {
+    print(exempt::expand(args.into(), item.into()))
 }
 
 /// Runs a plain `main` on a coroutine in a tokio runtime of its own.

@@ -1,4 +1,4 @@
-//! The options between the parentheses of the three attributes.
+//! The options between the parentheses of the attributes.
 //!
 //! Parsing does not stop at a mistake: every option is read, every mistake is
 //! reported at its own token, and what was right is still used.
@@ -14,6 +14,7 @@ use syn::{Error, Expr, Ident, Lit, LitBool, LitStr, Path, Result, Token, token};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attribute {
     Entry,
+    Exempt,
     Main,
     Test,
 }
@@ -22,14 +23,26 @@ impl Attribute {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Attribute::Entry => "#[greenhack::entry]",
+            Attribute::Exempt => "#[greenhack::exempt]",
             Attribute::Main => "#[greenhack::main]",
             Attribute::Test => "#[greenhack::test]",
+        }
+    }
+
+    /// The name in the crate greenhack.
+    pub(crate) fn ident(self) -> &'static str {
+        match self {
+            Attribute::Entry => "entry",
+            Attribute::Exempt => "exempt",
+            Attribute::Main => "main",
+            Attribute::Test => "test",
         }
     }
 
     fn options(self) -> &'static [&'static str] {
         match self {
             Attribute::Entry => &["local", "stack_size", "name", "carry", "crate"],
+            Attribute::Exempt => &["async", "associated", "crate"],
             Attribute::Main => &["flavor", "worker_threads", "stack_size", "crate"],
             Attribute::Test => &[
                 "flavor",
@@ -68,6 +81,9 @@ pub(crate) struct Options {
     pub(crate) stack_size: Option<Expr>,
     pub(crate) name: Option<LitStr>,
     pub(crate) carry: Vec<Path>,
+    /// The name of the async original.
+    pub(crate) asynchronous: Option<Ident>,
+    pub(crate) associated: bool,
     pub(crate) flavor: Flavor,
     /// Where the flavour is written.
     pub(crate) flavor_span: Span,
@@ -83,6 +99,8 @@ pub(crate) fn parse(attribute: Attribute, tokens: TokenStream, errors: &mut Vec<
         stack_size: None,
         name: None,
         carry: Vec::new(),
+        asynchronous: None,
+        associated: false,
         flavor: Flavor::CurrentThread,
         flavor_span: Span::call_site(),
         worker_threads: None,
@@ -144,13 +162,9 @@ impl Options {
         seen.push(key.clone());
 
         match text.as_str() {
-            "local" => {
-                if input.peek(Token![=]) || input.peek(token::Paren) {
-                    let problem = "`local` takes no value; write `local`, or leave it out";
-                    return Err(input.error(problem));
-                }
-                self.local = true;
-            }
+            "local" => self.local = flag(&text, input)?,
+            "associated" => self.associated = flag(&text, input)?,
+            "async" => self.asynchronous = Some(name(&key, input)?),
             "stack_size" => {
                 let size = value(&key, "stack_size = 256 * 1024", input)?;
                 let fix = "write `stack_size = 256 * 1024`";
@@ -217,6 +231,29 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Reads an option that is there or not.
+fn flag(key: &str, input: ParseStream<'_>) -> Result<bool> {
+    if input.peek(Token![=]) || input.peek(token::Paren) {
+        let problem = format!("`{key}` takes no value; write `{key}`, or leave it out");
+        return Err(input.error(problem));
+    }
+    Ok(true)
+}
+
+/// Reads `= name` behind `key`.
+fn name(key: &Ident, input: ParseStream<'_>) -> Result<Ident> {
+    let example = "async = fetch_async";
+    let given: Expr = value(key, example, input)?;
+    match &given {
+        Expr::Path(path) if path.path.get_ident().is_some() => {}
+        _ => {
+            let problem = format!("`{key}` takes a name, as in a `fn` line; write `{example}`");
+            return Err(Error::new_spanned(given, problem));
+        }
+    }
+    syn::parse2(given.into_token_stream())
 }
 
 /// A path, read as it is written in a `use` line.

@@ -82,16 +82,16 @@ fn replace_in(tokens: TokenStream, format: Option<usize>) -> TokenStream {
     out.into_iter().collect()
 }
 
-/// If a nested item with a `self` of its own begins at `at`, returns its end,
-/// else `at`.
-fn own_self(tokens: &[TokenTree], at: usize) -> usize {
+/// If a nested item with a `self` or `Self` of its own begins at `at`, returns
+/// its end, else `at`.
+pub(crate) fn own_self(tokens: &[TokenTree], at: usize) -> usize {
     let TokenTree::Ident(word) = &tokens[at] else {
         return at;
     };
     let begins_item = match word.to_string().as_str() {
         // `fn(u8)` without a name is a type.
         "fn" => matches!(tokens.get(at + 1), Some(TokenTree::Ident(_))),
-        "impl" | "trait" | "use" => true,
+        "impl" | "trait" | "use" | "struct" | "enum" => true,
         _ => false,
     };
     if !begins_item {

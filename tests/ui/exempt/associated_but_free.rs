@@ -1,0 +1,6 @@
+#[greenhack::exempt(associated)]
+async fn fetch() {}
+
+fn main() {
+    fetch();
+}

@@ -1,0 +1,6 @@
+#[greenhack::exempt]
+const async fn fetch() {}
+
+fn main() {
+    fetch();
+}

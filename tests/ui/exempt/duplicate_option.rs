@@ -1,0 +1,7 @@
+#[greenhack::exempt(async = one, async = two)]
+async fn fetch() {}
+
+fn main() {
+    fetch();
+    let _ = one();
+}

@@ -1,0 +1,6 @@
+#[greenhack::exempt]
+async extern "C" fn fetch() {}
+
+fn main() {
+    fetch();
+}

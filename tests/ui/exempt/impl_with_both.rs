@@ -1,0 +1,15 @@
+trait Store {
+    #[greenhack::exempt]
+    async fn load(&self) -> u8;
+}
+
+struct Memory;
+
+impl Store for Memory {
+    #[greenhack::exempt]
+    async fn load_async(&self) -> u8 {
+        1
+    }
+}
+
+fn main() {}

@@ -1,0 +1,2 @@
+#[greenhack::exempt]
+async fn main() {}

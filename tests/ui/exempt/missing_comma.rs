@@ -1,0 +1,7 @@
+#[greenhack::exempt(async = later crate = greenhack)]
+async fn fetch() {}
+
+fn main() {
+    fetch();
+    let _ = later();
+}

@@ -1,0 +1,6 @@
+#[greenhack::exempt]
+struct Client;
+
+fn main() {
+    let _ = Client;
+}

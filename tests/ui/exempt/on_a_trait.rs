@@ -1,0 +1,6 @@
+#[greenhack::exempt]
+trait Client {
+    async fn fetch(&self);
+}
+
+fn main() {}

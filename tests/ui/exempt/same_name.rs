@@ -1,0 +1,7 @@
+#[greenhack::exempt(async = fetch)]
+async fn fetch() {}
+
+fn main() {
+    fetch();
+    let _ = fetch_async();
+}

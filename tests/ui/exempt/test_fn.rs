@@ -1,0 +1,5 @@
+#[greenhack::exempt]
+#[tokio::test]
+async fn fetches() {}
+
+fn main() {}

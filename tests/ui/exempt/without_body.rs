@@ -1,0 +1,4 @@
+#[greenhack::exempt]
+async fn fetch();
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[greenhack::exempt(crate = "greenhack")]
+async fn fetch() {}
+
+fn main() {
+    fetch();
+}
