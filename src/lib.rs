@@ -18,7 +18,7 @@ pub use surface::nursery::Scope;
 pub use surface::outside::enter_runtime;
 pub use surface::run::{Run, run_sync};
 pub use surface::scope::{ScopedJoinHandle, join, join_all, map_concurrent, race, scope};
-pub use surface::sections::{must_suspend, no_suspend, shield};
+pub use surface::sections::{must_suspend, no_suspend, on_thread_stack, shield};
 pub use surface::workers;
 
 #[cfg(feature = "macros")]

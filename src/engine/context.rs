@@ -40,7 +40,7 @@ use std::thread;
 use super::pending::{End, Pollable, Slot};
 use super::spans::Spans;
 use crate::ground::ambient::Moved;
-use crate::ground::error::Cancelled;
+use crate::ground::error::{Cancelled, Refusal};
 use crate::ground::switch::Yielder;
 use crate::ground::unwind::{self, Hidden};
 
@@ -405,6 +405,7 @@ pub(crate) enum Place<'a> {
 
 thread_local! {
     static CURRENT: Cell<*const Header> = const { Cell::new(ptr::null()) };
+    static ON_PARENTS_STACK: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Its address stands for [`Place::Polling`].
@@ -419,6 +420,28 @@ fn polling() -> *const Header {
 #[inline]
 pub(crate) fn is_nested() -> bool {
     !CURRENT.get().is_null()
+}
+
+/// Runs `f`, which is plain code of a run, on the stack of its parent.
+pub(crate) fn on_parents_stack<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ON_PARENTS_STACK.set(self.0);
+        }
+    }
+    let _restore = Restore(ON_PARENTS_STACK.replace(true));
+    f()
+}
+
+/// Why nobody can wait at [`Place::Polling`].
+#[cold]
+pub(crate) fn polling_refusal() -> Refusal {
+    if ON_PARENTS_STACK.get() {
+        Refusal::OnThreadStack
+    } else {
+        Refusal::Polling
+    }
 }
 
 /// Something in the caller's frame, whose lifetime is at most that of the frame.

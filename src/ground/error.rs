@@ -26,6 +26,8 @@ pub(crate) enum Refusal {
     AsyncCode,
     /// The caller is async code that `await_sync` itself polls.
     Polling,
+    /// The caller is plain code that has gone to its thread's stack.
+    OnThreadStack,
     /// The caller is async code of the executor of the `futures` crate.
     OtherExecutor,
     /// The thread's locals are gone.
@@ -45,6 +47,10 @@ impl Refusal {
                 "called in a future that is itself polled by `await_sync`; \
                  write `.await` here, or run the plain code that calls it with \
                  `greenhack::run_sync_local(|| ..).await`"
+            }
+            Refusal::OnThreadStack => {
+                "called inside `greenhack::on_thread_stack`, whose stack can't be suspended; \
+                 await the future before or after it"
             }
             Refusal::OtherExecutor => {
                 "called in async code of `futures::executor`, which must not \
@@ -90,7 +96,12 @@ impl<F> NotAwaited<F> {
     /// Whether the caller is async code: a task, the future of a `block_on`,
     /// or a future that `await_sync` polls. Write `.await` there.
     pub fn is_async_code(&self) -> bool {
-        !matches!(self.refusal, Refusal::ThreadEnding)
+        !self.is_thread_ending() && !self.is_on_thread_stack()
+    }
+
+    /// Whether the caller is inside [`on_thread_stack`](crate::on_thread_stack).
+    pub fn is_on_thread_stack(&self) -> bool {
+        matches!(self.refusal, Refusal::OnThreadStack)
     }
 
     /// Whether the caller runs in the destructor of a thread local, when its

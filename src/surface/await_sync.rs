@@ -8,7 +8,9 @@
 use std::future::IntoFuture;
 
 use super::outside;
-use crate::engine::context::{Frame, Place, Unfinished, Wait, current, throw_cancelled};
+use crate::engine::context::{
+    Frame, Place, Unfinished, Wait, current, polling_refusal, throw_cancelled,
+};
 use crate::ground::ambient::Moved;
 use crate::ground::error::{Cancelled, NotAwaited, Refusal};
 use crate::ground::report;
@@ -79,7 +81,7 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
             Ok(output) => output,
             Err(unfinished) => stop(unfinished),
         },
-        Place::Polling => refuse("await_sync", Refusal::Polling),
+        Place::Polling => refuse("await_sync", polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => outside::block_on(&handle, future.into_future()),
             Err(refusal) => refuse("await_sync", refusal),
@@ -125,7 +127,7 @@ pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<
             Ok(output) => Ok(output),
             Err(unfinished) => stop(unfinished),
         },
-        Place::Polling => Err(NotAwaited::new(future, Refusal::Polling)),
+        Place::Polling => Err(NotAwaited::new(future, polling_refusal())),
         Place::Outside => match outside::runtime() {
             Ok(handle) => Ok(outside::block_on(&handle, future.into_future())),
             Err(refusal) => Err(NotAwaited::new(future, refusal)),

@@ -59,10 +59,12 @@ use tokio::task::LocalSet;
 use super::await_sync::{refuse, stop};
 use super::outside;
 use super::reaper::CAN_UNWIND;
-use crate::engine::context::{Frame, Header, Kind, Place, Unfinished, Wait, current};
+use crate::engine::context::{
+    Frame, Header, Kind, Place, Unfinished, Wait, current, polling_refusal,
+};
 use crate::engine::coroutine::Coroutine;
 use crate::ground::ambient::Spot;
-use crate::ground::error::{Cancelled, Payload, Refusal, discard};
+use crate::ground::error::{Cancelled, Payload, discard};
 use crate::memory::pool;
 
 /// How often children are polled in place where the caller can't wait.
@@ -259,7 +261,7 @@ where
     let frame = Frame::here();
     let caller = match current(&frame) {
         Place::In(header) => Caller::Run(header),
-        Place::Polling => refuse(called, Refusal::Polling),
+        Place::Polling => refuse(called, polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => Caller::Thread(handle),
             Err(refusal) => refuse(called, refusal),

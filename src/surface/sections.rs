@@ -1,8 +1,11 @@
 //! Sections of plain code in which waiting has another meaning.
 #![forbid(unsafe_code)]
 
-use super::await_sync::stop;
-use crate::engine::context::{Frame, Place, current};
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::await_sync::{await_sync, in_context, stop};
+use crate::engine::context::{Frame, Place, current, on_parents_stack};
 
 /// Runs `f` without interruption: a cancellation arrives at its end.
 ///
@@ -43,6 +46,56 @@ pub fn shield<R>(f: impl FnOnce() -> R) -> R {
             .unwrap_or_else(|unfinished| stop(unfinished)),
         _ => f(),
     }
+}
+
+/// Calls `f` on the stack of the thread, instead of the run's.
+///
+/// For code that needs much stack for a moment (a compiler of regular
+/// expressions, a recursive parser), and for code that measures its stack, as
+/// crates on `stacker` do: on the stack of a coroutine they find none left. `f`
+/// may borrow from the caller. It can't wait, because that stack can't be
+/// suspended; the thread is busy until `f` returns. For code that blocks use
+/// [`block`](crate::block).
+///
+/// Outside a run it just calls `f`.
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, `f` is not called. A call that has begun is not
+/// interrupted.
+///
+/// # Panics
+///
+/// With the panic of `f`. If `f` calls [`await_sync`](crate::await_sync), at that
+/// line.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::on_thread_stack;
+///
+/// fn depth(left: u32) -> u32 {
+///     if left == 0 { 0 } else { 1 + depth(left - 1) }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let run = greenhack::builder()
+///     .stack_size(32 * 1024)
+///     .run_sync(|| on_thread_stack(|| depth(1_000)));
+/// assert_eq!(run.await, 1_000);
+/// # });
+/// ```
+#[track_caller]
+pub fn on_thread_stack<R>(f: impl FnOnce() -> R) -> R {
+    if !in_context() {
+        return f();
+    }
+    // A future is polled on the stack of the parent.
+    let mut f = Some(f);
+    await_sync(poll_fn(|_| {
+        let f = f.take().expect("it is ready at its first poll");
+        Poll::Ready(on_parents_stack(f))
+    }))
 }
 
 /// Runs `f`, in which no wait may suspend.
