@@ -13,7 +13,7 @@ never() {
     fi
 }
 
-rows=(ground memory engine surface)
+rows=(ground memory engine surface adapters)
 for ((row = 0; row < ${#rows[@]} - 1; row++)); do
     higher=$(IFS='|' && echo "${rows[*]:row+1}")
     never "src/${rows[row]} imports from a higher row" \
@@ -22,6 +22,9 @@ done
 for dir in src/*/; do
     case " ${rows[*]} " in *" $(basename "$dir") "*) ;; *) echo "$dir is in no row" && failed=1 ;; esac
 done
+
+[ ! -d src/adapters ] || never "src/adapters uses more than the public functions" \
+    'crate::\{?(ground|memory|engine|surface)\b' $(find src/adapters -name '*.rs')
 
 files=$(find src -name '*.rs')
 never "only ground/switch.rs names corosensei" '\bcorosensei\b' \

@@ -34,6 +34,8 @@ pub mod docs {
     pub mod comparison {}
     /// Problems, and code that solves them.
     pub mod cookbook {
+        #[doc = include_str!("../docs/cookbook/concurrency.md")]
+        pub mod concurrency {}
         #[doc = include_str!("../docs/cookbook/two_colours.md")]
         pub mod two_colours {}
     }
