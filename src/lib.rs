@@ -1,15 +1,19 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod adapters;
 mod engine;
 mod ground;
 mod memory;
 mod surface;
 
+pub use adapters::block::block;
+pub use adapters::{guard, stream, time};
 pub use ground::error::{Cancelled, NotAwaited};
 pub use ground::report::leaked_runs;
 pub use surface::await_sync::{
-    AwaitExt, await_in_drop, await_or_cancelled, await_sync, in_context, try_await_sync,
+    AwaitExt, await_in_drop, await_or_cancelled, await_sync, in_context, is_cancelled,
+    try_await_sync,
 };
 pub use surface::builder::{Builder, builder};
 pub use surface::local_run::{LocalRun, run_sync_local};
@@ -27,22 +31,5 @@ pub use greenhack_macros::{entry, exempt, main, test};
 #[doc(hidden)]
 pub mod __private;
 
-/// The pages of `docs/`.
 #[cfg(any(doc, doctest))]
-pub mod docs {
-    #[doc = include_str!("../docs/comparison.md")]
-    pub mod comparison {}
-    /// Problems, and code that solves them.
-    pub mod cookbook {
-        #[doc = include_str!("../docs/cookbook/concurrency.md")]
-        pub mod concurrency {}
-        #[doc = include_str!("../docs/cookbook/two_colours.md")]
-        pub mod two_colours {}
-    }
-    #[doc = include_str!("../docs/design.md")]
-    pub mod design {}
-    #[doc = include_str!("../docs/performance.md")]
-    pub mod performance {}
-    #[doc = include_str!("../docs/pitfalls.md")]
-    pub mod pitfalls {}
-}
+pub mod docs;

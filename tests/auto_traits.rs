@@ -4,6 +4,10 @@ use std::cell::Cell;
 use std::future::Ready;
 use std::rc::Rc;
 
+use futures::stream::{FusedStream, Pending};
+use greenhack::guard::{Exit, Guard, Teardown};
+use greenhack::stream::{BlockingStream, Yielder, generate, generate_local, try_generate};
+use greenhack::time::BlockingInterval;
 use greenhack::{Builder, Cancelled, LocalRun, NotAwaited, Run, workers};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -33,6 +37,40 @@ assert_not_impl_any!(NotAwaited<Rc<u8>>: Send, Sync);
 assert_impl_all!(Builder: Send, Sync, Unpin);
 assert_impl_all!(workers::Builder: Send, Sync, Unpin, Clone);
 assert_impl_all!(Cancelled: Send, Sync, Unpin, Copy);
+
+// Iterators are as good as their streams, and never pinned.
+assert_impl_all!(BlockingStream<Pending<u8>>: Send, Sync, Unpin);
+assert_not_impl_any!(BlockingStream<Pending<Rc<u8>>>: Send);
+assert_impl_all!(BlockingStream<std::marker::PhantomPinned>: Unpin);
+assert_impl_all!(BlockingInterval: Send, Sync, Unpin);
+
+// What yields stays on its stack.
+assert_not_impl_any!(Yielder<u8>: Send, Sync, Clone);
+
+struct Resource<T>(T);
+
+impl<T, E> Teardown<E> for Resource<T> {
+    async fn teardown(self, _: Exit<'_, E>) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+// A guard is as good as its resource, whatever the error.
+assert_impl_all!(Guard<Resource<u8>, Rc<u8>>: Send, Sync, Unpin);
+assert_not_impl_any!(Guard<Resource<Rc<u8>>>: Send, Sync);
+assert_not_impl_any!(Guard<Resource<u8>>: Clone);
+assert_impl_all!(Exit<'static, u8>: Send, Sync, Unpin, Copy);
+assert_not_impl_any!(Exit<'static, Rc<u8>>: Send, Sync);
+
+#[test]
+fn streams_of_generators_have_the_traits_that_their_signatures_promise() {
+    fn is_send<S: FusedStream + Send + Unpin>(_: S) {}
+    fn is_local<S: FusedStream + Unpin>(_: S) {}
+    is_send(generate(|yielder| yielder.yield_(Cell::new(1))));
+    is_send(try_generate(|_: &Yielder<u8>| Err(Cell::new(1))));
+    let local = Rc::new(1);
+    is_local(generate_local(move |yielder| yielder.yield_(local)));
+}
 
 #[test]
 fn the_auto_traits_are_as_they_are_pinned() {

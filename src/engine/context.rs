@@ -47,6 +47,9 @@ use crate::ground::unwind::{self, Hidden};
 /// How often a cancellation is thrown at code that swallows it.
 const MOST_THROWS: u32 = 32;
 
+/// How often waits of destructors fail, when the budget for cleanup is over.
+const MOST_REFUSALS: u32 = 65_536;
+
 /// How a waiting call wants to hear of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -217,7 +220,13 @@ impl Header {
             return true;
         }
         self.throws.set(self.throws.get() + 1);
-        if self.throws.get() > MOST_THROWS {
+        // An unwind ends by itself, unless a destructor loops.
+        let most = if thread::panicking() {
+            MOST_REFUSALS
+        } else {
+            MOST_THROWS
+        };
+        if self.throws.get() > most {
             if self.kind == Kind::Child && !self.expired.get() {
                 // The scope can wait for it, and has a use for nothing less.
                 return true;

@@ -266,6 +266,47 @@ pub fn in_context() -> bool {
     matches!(current(&frame), Place::In(_))
 }
 
+/// Returns whether the caller is in a run that is cancelled, and has met it.
+///
+/// For a destructor that must know why the stack unwinds, together with
+/// [`std::thread::panicking`]. A run hears of its cancellation while it waits, so
+/// this does not become `true` in a computation. From then on it stays so; a
+/// nested run has a cancellation of its own. It can be called anywhere, and is
+/// `false` outside a run.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::is_cancelled;
+///
+/// struct Upload(&'static str);
+///
+/// impl Drop for Upload {
+///     fn drop(&mut self) {
+///         let hung_up = std::thread::panicking() && is_cancelled();
+///         assert_eq!(hung_up, self.0 == "slow");
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// use std::time::Duration;
+///
+/// let upload = |name, time| {
+///     let run = greenhack::run_sync(move || {
+///         let _upload = Upload(name);
+///         greenhack::time::sleep(time);
+///     });
+///     tokio::time::timeout(Duration::from_secs(10), run)
+/// };
+/// assert!(upload("quick", Duration::from_secs(1)).await.is_ok());
+/// assert!(upload("slow", Duration::from_secs(60)).await.is_err());
+/// # });
+/// ```
+pub fn is_cancelled() -> bool {
+    let frame = Frame::here();
+    matches!(current(&frame), Place::In(header) if header.is_cancelled())
+}
+
 /// The verb as a method: `future.await_sync()`.
 ///
 /// # Examples

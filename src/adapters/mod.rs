@@ -1,0 +1,6 @@
+//! Row 4: what the verbs make of the async world, by the public API alone.
+
+pub(crate) mod block;
+pub mod guard;
+pub mod stream;
+pub mod time;

@@ -1,0 +1,351 @@
+//! Time and fairness, for plain functions.
+//!
+//! The names are those of [`tokio::time`]. In a run these functions suspend; on
+//! a plain thread they block it. They use the timer of the runtime that is
+//! current, on a plain thread that of the [process](crate::enter_runtime), and
+//! so go by tokio's paused time in tests.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::time::Duration;
+//! use greenhack::time;
+//! use tokio::time::Instant;
+//!
+//! /// A plain function, with plain loops.
+//! fn poll_three_times() -> Duration {
+//!     let start = Instant::now();
+//!     let mut ticks = time::interval(Duration::from_secs(60));
+//!     for _ in 0..3 {
+//!         ticks.tick();
+//!     }
+//!     start.elapsed()
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+//! // The first tick is at once.
+//! assert_eq!(greenhack::run_sync(poll_three_times).await.as_secs(), 120);
+//! # });
+//! ```
+#![forbid(unsafe_code)]
+
+use std::iter::FusedIterator;
+use std::time::Duration;
+
+use tokio::runtime::{EnterGuard, Handle};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use crate::{await_sync, enter_runtime, nested};
+
+/// Suspends until `f` has ended, or `duration` is over, and returns the result
+/// of `f`.
+///
+/// When the time is over, `f` is cancelled: its wait unwinds, and this returns
+/// when its destructors have run. `f` may borrow from the caller. It runs as
+/// [`nested`] plain code. A computation that doesn't wait can't be stopped. For
+/// one future use [`tokio::time::timeout`] with [`await_sync`].
+///
+/// # Errors
+///
+/// If the time was over before `f` had ended. What it returns all the same, from
+/// a [`shield`](crate::shield) say, is dropped.
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, so is `f`; the caller unwinds when it has ended, with
+/// its destructors.
+///
+/// # Panics
+///
+/// With the panic of `f`; in async code, and where the stack must not be
+/// suspended, as [`await_sync`]; if the current runtime has no timer; if there is
+/// no memory for a stack.
+///
+/// With `panic = "abort"` nothing can be cancelled, and this waits for the end of
+/// `f`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use greenhack::{await_sync, time::timeout};
+///
+/// let limit = Duration::from_millis(1);
+/// let mut steps = vec!["started"];
+/// let late = timeout(limit, || {
+///     await_sync(std::future::pending::<()>());
+///     steps.push("unreachable");
+/// });
+/// assert!(late.is_err());
+/// assert_eq!(timeout(limit, || steps.len()), Ok(1));
+/// ```
+#[track_caller]
+pub fn timeout<F, R>(duration: Duration, f: F) -> Result<R, Elapsed>
+where
+    F: FnOnce() -> R,
+{
+    nested(f, async move |run| {
+        tokio::time::timeout(duration, run).await
+    })
+}
+
+/// Suspends the calling plain function for `duration`.
+///
+/// For a wait that another event may end, await a `tokio::select!` of it and
+/// [`tokio::time::sleep`].
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, the timer is dropped.
+///
+/// # Panics
+///
+/// As [`await_sync`], and if the current runtime has no timer
+/// (`enable_time` was not called).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let start = Instant::now();
+/// greenhack::time::sleep(Duration::from_millis(2));
+/// assert!(start.elapsed() >= Duration::from_millis(2));
+/// ```
+#[track_caller]
+pub fn sleep(duration: Duration) {
+    let _entered = with_a_timer();
+    await_sync(tokio::time::sleep(duration));
+}
+
+/// Suspends the calling plain function until `deadline`.
+///
+/// For a time from now, use [`sleep`].
+///
+/// # Cancel safety
+///
+/// If the run is cancelled, the timer is dropped.
+///
+/// # Panics
+///
+/// As [`sleep`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// let deadline = Instant::now() + Duration::from_millis(2);
+/// greenhack::time::sleep_until(deadline);
+/// assert!(Instant::now() >= deadline);
+/// ```
+#[track_caller]
+pub fn sleep_until(deadline: Instant) {
+    let _entered = with_a_timer();
+    await_sync(tokio::time::sleep_until(deadline));
+}
+
+/// Returns a clock that ticks at once, and then each `period`.
+///
+/// For a first tick at another time, use [`interval_at`].
+///
+/// # Panics
+///
+/// If `period` is zero, and if the current runtime has no timer.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut ticks = greenhack::time::interval(Duration::from_millis(1));
+/// let first = ticks.tick();
+/// assert!(ticks.tick() >= first + Duration::from_millis(1));
+/// ```
+#[track_caller]
+pub fn interval(period: Duration) -> BlockingInterval {
+    let _entered = with_a_timer();
+    BlockingInterval {
+        interval: tokio::time::interval(period),
+    }
+}
+
+/// Returns a clock that ticks at `start`, and then each `period`.
+///
+/// # Panics
+///
+/// As [`interval`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// let start = Instant::now() + Duration::from_millis(1);
+/// let mut ticks = greenhack::time::interval_at(start, Duration::from_millis(1));
+/// assert_eq!(ticks.tick(), start);
+/// ```
+#[track_caller]
+pub fn interval_at(start: Instant, period: Duration) -> BlockingInterval {
+    let _entered = with_a_timer();
+    BlockingInterval {
+        interval: tokio::time::interval_at(start, period),
+    }
+}
+
+/// A clock that plain code waits for, made by [`interval`].
+///
+/// It is an iterator without an end: `for now in interval(second).take(3)`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let ticks = greenhack::time::interval(Duration::from_millis(1));
+/// assert_eq!(ticks.take(3).count(), 3);
+/// ```
+#[derive(Debug)]
+pub struct BlockingInterval {
+    interval: Interval,
+}
+
+impl BlockingInterval {
+    /// Suspends the calling plain function until the next tick, and returns the
+    /// time that it was due.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the run is cancelled, no tick is lost.
+    ///
+    /// # Panics
+    ///
+    /// As [`await_sync`].
+    #[track_caller]
+    pub fn tick(&mut self) -> Instant {
+        await_sync(self.interval.tick())
+    }
+
+    /// Starts again: the next tick is one period from now.
+    pub fn reset(&mut self) {
+        self.interval.reset();
+    }
+
+    /// Returns the period.
+    pub fn period(&self) -> Duration {
+        self.interval.period()
+    }
+
+    /// Returns what happens to ticks that are late.
+    pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
+        self.interval.missed_tick_behavior()
+    }
+
+    /// Sets what happens to ticks that are late. The default is
+    /// [`MissedTickBehavior::Burst`].
+    pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
+        self.interval.set_missed_tick_behavior(behavior);
+    }
+}
+
+impl Iterator for BlockingInterval {
+    type Item = Instant;
+
+    /// Suspends as [`tick`](Self::tick).
+    #[track_caller]
+    fn next(&mut self) -> Option<Instant> {
+        Some(self.tick())
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (usize::MAX, None)
+    }
+}
+
+impl FusedIterator for BlockingInterval {}
+
+/// Suspends the calling plain function once, so that other tasks of the thread
+/// get their turn.
+///
+/// It always suspends in a run, also if nobody else is ready. For a loop with
+/// many short rounds, use [`consume_budget`]. On a plain thread it returns at
+/// once.
+///
+/// # Cancel safety
+///
+/// This is where a run that computes can be cancelled.
+///
+/// # Panics
+///
+/// As [`await_sync`].
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{must_suspend, time};
+///
+/// fn sum(numbers: std::ops::Range<u64>) -> u64 {
+///     let mut sum = 0;
+///     for number in numbers {
+///         if number % 1000 == 0 {
+///             time::yield_now();
+///         }
+///         sum += number;
+///     }
+///     sum
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// let run = greenhack::run_sync(|| must_suspend(|| sum(0..10_000)));
+/// assert_eq!(run.await, 49_995_000);
+/// # });
+/// ```
+#[track_caller]
+pub fn yield_now() {
+    await_sync(tokio::task::yield_now());
+}
+
+/// Suspends the calling plain function if its task has had its share.
+///
+/// tokio gives a task a budget each time that it is polled, 128 units at
+/// present. Its sockets, channels and timers take one unit for each thing that
+/// they have ready, and are pending when none is left. This takes one unit too,
+/// and suspends when there was none. So it can be called in every round of a
+/// loop, where [`yield_now`] would be too often. On a plain thread, and under
+/// [`unconstrained`](tokio::task::unconstrained), it returns at once.
+///
+/// # Cancel safety
+///
+/// As [`yield_now`], where it suspends.
+///
+/// # Panics
+///
+/// As [`await_sync`].
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{must_suspend, no_suspend, time};
+///
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// greenhack::run_sync(|| {
+///     no_suspend(|| (0..10).for_each(|_| time::consume_budget()));
+///     must_suspend(|| (0..1000).for_each(|_| time::consume_budget()));
+/// })
+/// .await;
+/// # });
+/// # assert!(!greenhack::in_context());
+/// ```
+#[track_caller]
+pub fn consume_budget() {
+    await_sync(tokio::task::coop::consume_budget());
+}
+
+/// Enters the runtime of the process, if the thread has none: a timer asks for
+/// one when it is made.
+fn with_a_timer() -> Option<EnterGuard<'static>> {
+    Handle::try_current().is_err().then(enter_runtime)
+}

@@ -1,0 +1,31 @@
+//! The pages of `docs/`.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "the pages are the documentation")]
+
+#[doc = include_str!("../docs/comparison.md")]
+pub mod comparison {}
+
+/// Problems, and code that solves them.
+pub mod cookbook {
+    #[doc = include_str!("../docs/cookbook/concurrency.md")]
+    pub mod concurrency {}
+    #[doc = include_str!("../docs/cookbook/context.md")]
+    pub mod context {}
+    #[doc = include_str!("../docs/cookbook/guards.md")]
+    pub mod guards {}
+    #[doc = include_str!("../docs/cookbook/iterators.md")]
+    pub mod iterators {}
+    #[doc = include_str!("../docs/cookbook/time.md")]
+    pub mod time {}
+    #[doc = include_str!("../docs/cookbook/two_colours.md")]
+    pub mod two_colours {}
+}
+
+#[doc = include_str!("../docs/design.md")]
+pub mod design {}
+
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
+
+#[doc = include_str!("../docs/pitfalls.md")]
+pub mod pitfalls {}

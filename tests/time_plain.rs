@@ -1,0 +1,328 @@
+//! Time and fairness in plain functions.
+#![cfg(panic = "unwind")]
+
+mod support;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
+
+use greenhack::time::{consume_budget, interval, interval_at, sleep, sleep_until, yield_now};
+use greenhack::{await_sync, leaked_runs, must_suspend, no_suspend, run_sync, run_sync_local};
+use support::{Log, in_each_place, on_drop, panic_of, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::{Instant, MissedTickBehavior};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn paused() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn sleeping_goes_by_the_clock_of_the_runtime() {
+    paused().block_on(async {
+        let run = run_sync(|| {
+            let start = Instant::now();
+            sleep(3 * DAY);
+            assert_eq!(start.elapsed(), 3 * DAY);
+            sleep_until(start + 7 * DAY);
+            assert_eq!(start.elapsed(), 7 * DAY);
+            // In the past.
+            sleep_until(start);
+            assert_eq!(start.elapsed(), 7 * DAY);
+        });
+        run.await;
+    });
+}
+
+#[test]
+fn runs_sleep_side_by_side() {
+    paused().block_on(async {
+        let start = Instant::now();
+        let runs: Vec<_> = (0..100)
+            .map(|_| tokio::spawn(run_sync(|| sleep(DAY))))
+            .collect();
+        for run in runs {
+            run.await.unwrap();
+        }
+        assert_eq!(start.elapsed(), DAY);
+    });
+}
+
+#[test]
+fn they_work_in_each_place() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let start = Instant::now();
+            let ms = Duration::from_millis(1);
+            sleep(ms);
+            sleep_until(start + 2 * ms);
+            assert!(interval(ms).take(2).all(|tick| tick >= start + 2 * ms));
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn a_sleep_is_cancelled() {
+    paused().block_on(async {
+        let log = Log::default();
+        let logged = log.clone();
+        let run = run_sync(move || {
+            let _guard = logged.on_drop("unwound");
+            sleep(DAY);
+            logged.add("unreachable");
+        });
+        let start = Instant::now();
+        let ended = tokio::time::timeout(Duration::from_secs(1), run).await;
+        assert!(ended.is_err());
+        assert_eq!(start.elapsed().as_secs(), 1);
+        assert_eq!(log.take(), ["unwound"]);
+    });
+}
+
+#[test]
+fn a_destructor_may_sleep_within_the_budget() {
+    let leaked = leaked_runs();
+    paused().block_on(async {
+        let (ended, end) = signal();
+        let run = run_sync(move || {
+            let _ended = ended;
+            let _guard = on_drop(|| sleep(Duration::from_secs(5)));
+            sleep(DAY);
+        });
+        let start = Instant::now();
+        let _ = tokio::time::timeout(Duration::from_secs(1), run).await;
+        end.wait().await;
+        assert_eq!(start.elapsed().as_secs(), 6);
+    });
+    assert_eq!(leaked_runs(), leaked);
+}
+
+#[test]
+fn an_interval_ticks_at_once_and_then_each_period() {
+    paused().block_on(run_sync_local(|| {
+        let start = Instant::now();
+        let mut ticks = interval(DAY);
+        assert_eq!(ticks.period(), DAY);
+        assert_eq!(ticks.tick(), start);
+        assert_eq!(ticks.tick(), start + DAY);
+        sleep(DAY / 2);
+        assert_eq!(ticks.tick(), start + 2 * DAY);
+        sleep(DAY / 2);
+        ticks.reset();
+        assert_eq!(ticks.tick(), start + 7 * DAY / 2);
+
+        let start = Instant::now();
+        let mut ticks = interval_at(start + DAY, 2 * DAY);
+        assert_eq!(ticks.tick(), start + DAY);
+        assert_eq!(ticks.tick(), start + 3 * DAY);
+        assert_eq!(start.elapsed(), 3 * DAY);
+    }));
+}
+
+#[test]
+fn an_interval_is_an_iterator_without_an_end() {
+    paused().block_on(run_sync_local(|| {
+        let start = Instant::now();
+        let ticks = interval(DAY);
+        assert_eq!(ticks.size_hint(), (usize::MAX, None));
+        let ticks: Vec<_> = ticks.take(3).map(|tick| tick - start).collect();
+        assert_eq!(ticks, [Duration::ZERO, DAY, 2 * DAY]);
+        assert_eq!(start.elapsed(), 2 * DAY);
+    }));
+}
+
+#[test]
+fn missed_ticks_behave_as_set() {
+    paused().block_on(run_sync_local(|| {
+        let start = Instant::now();
+        let mut ticks = interval(DAY);
+        assert_eq!(ticks.missed_tick_behavior(), MissedTickBehavior::Burst);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks.tick();
+        sleep(5 * DAY / 2);
+        assert_eq!(ticks.tick(), start + DAY);
+        assert_eq!(ticks.tick(), start + 3 * DAY);
+    }));
+}
+
+#[test]
+fn a_cancelled_tick_is_not_lost() {
+    paused().block_on(async {
+        let start = Instant::now();
+        let ticks = Rc::new(RefCell::new(None));
+        let kept = ticks.clone();
+        let run = run_sync_local(move || {
+            let mut borrowed = kept.borrow_mut();
+            let ticks = borrowed.insert(interval(DAY));
+            ticks.tick();
+            ticks.tick();
+        });
+        assert!(tokio::time::timeout(DAY / 2, run).await.is_err());
+        let next = run_sync_local(move || ticks.borrow_mut().as_mut().unwrap().tick());
+        assert_eq!(next.await, start + DAY);
+    });
+}
+
+#[test]
+fn on_a_plain_thread_they_block() {
+    let start = Instant::now();
+    let ms = Duration::from_millis(1);
+    sleep(ms);
+    sleep_until(start + 2 * ms);
+    let mut ticks = interval(ms);
+    let first = ticks.tick();
+    assert!(ticks.tick() >= first + ms);
+    let at = Instant::now() + ms;
+    assert_eq!(interval_at(at, ms).tick(), at);
+    assert!(start.elapsed() >= 3 * ms);
+    yield_now();
+    consume_budget();
+    // Also with a runtime entered, and in its blocking threads.
+    let runtime = support::current_thread();
+    let blocking = runtime.spawn_blocking(move || sleep(ms));
+    runtime.block_on(blocking).unwrap();
+    // An interval of one thread ticks on another, in a run too.
+    let moved = thread::spawn(move || ticks.tick()).join().unwrap();
+    assert!(moved > first);
+    runtime.block_on(run_sync_local(move || {
+        let mut ticks = interval(ms);
+        ticks.tick();
+    }));
+}
+
+#[test]
+fn in_async_code_they_panic_at_the_callers_line() {
+    #[allow(
+        clippy::redundant_closure,
+        reason = "a path would be called from elsewhere"
+    )]
+    in_each_place(|_| async {
+        let check = |f: &dyn Fn(), expected: u32| {
+            let (message, line, file) = panic_of(f);
+            assert_eq!((line, file.as_str()), (expected, file!()));
+            assert!(message.contains("async code"), "{message}");
+        };
+        check(&|| sleep(DAY), line!());
+        check(&|| sleep_until(Instant::now()), line!());
+        check(&|| assert!(interval(DAY).tick().elapsed() > DAY), line!());
+        check(&|| assert!(interval(DAY).next().is_none()), line!());
+        check(&|| yield_now(), line!());
+        check(&|| consume_budget(), line!());
+    });
+}
+
+#[test]
+fn in_a_future_that_is_awaited_they_panic() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let (message, line, _) = panic_of(|| await_sync(async { sleep(DAY) }));
+            assert_eq!(line, line!() - 1);
+            assert!(message.contains("polled by `await_sync`"), "{message}");
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn what_tokio_refuses_panics_at_the_callers_line() {
+    support::current_thread().block_on(run_sync_local(|| {
+        let (_, line, file) = panic_of(|| drop(interval(Duration::ZERO)));
+        assert_eq!((line, file.as_str()), (line!() - 1, file!()));
+    }));
+    // A runtime without a timer.
+    let runtime = Builder::new_current_thread().build().unwrap();
+    runtime.block_on(run_sync_local(|| {
+        let (message, line, file) = panic_of(|| sleep(DAY));
+        assert_eq!((line, file.as_str()), (line!() - 1, file!()));
+        assert!(message.contains("timers are disabled"), "{message}");
+        let (_, line, file) = panic_of(|| sleep_until(Instant::now()));
+        assert_eq!((line, file.as_str()), (line!() - 1, file!()));
+    }));
+}
+
+#[test]
+fn yield_now_suspends_each_time() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            for _ in 0..10 {
+                must_suspend(yield_now);
+            }
+            let (message, ..) = panic_of(|| no_suspend(yield_now));
+            assert!(message.contains("no_suspend"), "{message}");
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn runs_that_yield_take_turns() {
+    support::current_thread().block_on(async {
+        let log = Log::default();
+        let run = |name: &'static str| {
+            let log = log.clone();
+            tokio::spawn(run_sync(move || {
+                for _ in 0..3 {
+                    log.add(name);
+                    yield_now();
+                }
+            }))
+        };
+        for run in [run("a"), run("b")] {
+            run.await.unwrap();
+        }
+        // Whose turn is first in a round is tokio's business.
+        for round in log.take().chunks_mut(2) {
+            round.sort();
+            assert_eq!(round, ["a", "b"]);
+        }
+    });
+}
+
+#[test]
+fn consume_budget_suspends_when_the_task_has_had_its_share() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            must_suspend(yield_now);
+            // The budget is new after a suspension.
+            no_suspend(|| (0..100).for_each(|_| consume_budget()));
+            must_suspend(|| (0..100).for_each(|_| consume_budget()));
+        });
+        run.await.unwrap();
+    });
+    // Without a budget it never suspends.
+    support::current_thread().block_on(tokio::task::unconstrained(run_sync_local(|| {
+        no_suspend(|| (0..1000).for_each(|_| consume_budget()));
+    })));
+}
+
+#[test]
+fn a_computation_that_consumes_its_budget_is_cancelled() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let _guard = log.on_drop("unwound");
+                started.give();
+                loop {
+                    consume_budget();
+                }
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        end.wait().await;
+        assert_eq!(log.take(), ["unwound"]);
+    });
+}
