@@ -13,6 +13,9 @@ pub mod cookbook {
     pub mod context {}
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
+    #[cfg(feature = "io")]
+    #[doc = include_str!("../docs/cookbook/io.md")]
+    pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
     #[doc = include_str!("../docs/cookbook/time.md")]

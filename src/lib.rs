@@ -8,6 +8,8 @@ mod memory;
 mod surface;
 
 pub use adapters::block::block;
+#[cfg(feature = "io")]
+pub use adapters::io;
 pub use adapters::{guard, stream, time};
 pub use ground::error::{Cancelled, NotAwaited};
 pub use ground::report::leaked_runs;

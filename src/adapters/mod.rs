@@ -2,5 +2,7 @@
 
 pub(crate) mod block;
 pub mod guard;
+#[cfg(feature = "io")]
+pub mod io;
 pub mod stream;
 pub mod time;
