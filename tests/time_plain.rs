@@ -326,3 +326,46 @@ fn a_computation_that_consumes_its_budget_is_cancelled() {
         assert_eq!(log.take(), ["unwound"]);
     });
 }
+
+#[test]
+fn a_time_limit_cancels_plain_code_that_borrows() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let steps = std::cell::RefCell::new(Vec::new());
+            let late = time::timeout(Duration::from_millis(1), || {
+                let _guard = support::on_drop(|| {
+                    // The cleanup may take its time.
+                    time::sleep(Duration::from_millis(5));
+                    steps.borrow_mut().push("cleaned up");
+                });
+                greenhack::await_sync(std::future::pending::<()>());
+            });
+            assert!(late.is_err());
+            assert_eq!(steps.take(), ["cleaned up"]);
+            assert_eq!(time::timeout(Duration::MAX, || 7), Ok(7));
+            time::timeout(Duration::ZERO, || ()).is_ok()
+        });
+        assert!(run.await.unwrap(), "what is ready at once is in time");
+    });
+}
+
+#[test]
+fn time_limits_nest() {
+    support::current_thread().block_on(greenhack::run_sync(|| {
+        let inner_is_late = time::timeout(Duration::from_secs(60), || {
+            time::timeout(Duration::ZERO, || {
+                loop {
+                    time::yield_now()
+                }
+            })
+            .is_err()
+        });
+        assert_eq!(inner_is_late, Ok(true));
+        let outer_is_late = time::timeout(Duration::from_millis(1), || {
+            time::timeout(Duration::from_secs(60), || {
+                greenhack::await_sync(std::future::pending::<()>());
+            })
+        });
+        assert!(outer_is_late.is_err());
+    }));
+}
