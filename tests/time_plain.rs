@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use greenhack::time::{consume_budget, interval, interval_at, sleep, sleep_until, yield_now};
+use greenhack::time::{
+    consume_budget, interval, interval_at, sleep, sleep_until, timeout, yield_now,
+};
 use greenhack::{await_sync, leaked_runs, must_suspend, no_suspend, run_sync, run_sync_local};
 use support::{Log, in_each_place, on_drop, panic_of, signal};
 use tokio::runtime::{Builder, Runtime};
@@ -332,18 +334,18 @@ fn a_time_limit_cancels_plain_code_that_borrows() {
     in_each_place(|place| async move {
         let run = place.spawn(|| {
             let steps = std::cell::RefCell::new(Vec::new());
-            let late = time::timeout(Duration::from_millis(1), || {
-                let _guard = support::on_drop(|| {
+            let late = timeout(Duration::from_millis(1), || {
+                let _guard = on_drop(|| {
                     // The cleanup may take its time.
-                    time::sleep(Duration::from_millis(5));
+                    sleep(Duration::from_millis(5));
                     steps.borrow_mut().push("cleaned up");
                 });
                 greenhack::await_sync(std::future::pending::<()>());
             });
             assert!(late.is_err());
             assert_eq!(steps.take(), ["cleaned up"]);
-            assert_eq!(time::timeout(Duration::MAX, || 7), Ok(7));
-            time::timeout(Duration::ZERO, || ()).is_ok()
+            assert_eq!(timeout(Duration::MAX, || 7), Ok(7));
+            timeout(Duration::ZERO, || ()).is_ok()
         });
         assert!(run.await.unwrap(), "what is ready at once is in time");
     });
@@ -352,17 +354,17 @@ fn a_time_limit_cancels_plain_code_that_borrows() {
 #[test]
 fn time_limits_nest() {
     support::current_thread().block_on(greenhack::run_sync(|| {
-        let inner_is_late = time::timeout(Duration::from_secs(60), || {
-            time::timeout(Duration::ZERO, || {
+        let inner_is_late = timeout(Duration::from_secs(60), || {
+            timeout(Duration::ZERO, || {
                 loop {
-                    time::yield_now()
+                    yield_now()
                 }
             })
             .is_err()
         });
         assert_eq!(inner_is_late, Ok(true));
-        let outer_is_late = time::timeout(Duration::from_millis(1), || {
-            time::timeout(Duration::from_secs(60), || {
+        let outer_is_late = timeout(Duration::from_millis(1), || {
+            timeout(Duration::from_secs(60), || {
                 greenhack::await_sync(std::future::pending::<()>());
             })
         });
