@@ -1,55 +1,125 @@
-//! What a suspended run holds: the growth of the process per run.
+//! What a suspended run holds: the growth of the process per run, and the time
+//! that it takes to make one, to resume it, and to end it.
 //!
-//! Run it with `cargo bench -p greenhack-benches --bench memory`. Linux only.
+//! Run it with `cargo bench -p greenhack-benches --bench memory`. Linux only. With
+//! `-- --million` it goes on to a million runs, for which it takes 5 GiB.
 #![forbid(unsafe_code)]
 
-use std::future::pending;
+use std::cell::Cell;
+use std::fs;
 use std::hint::black_box;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use greenhack::{await_sync, run_sync_local};
+use greenhack::{await_sync, builder};
 use tokio::runtime::LocalRuntime;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, spawn_local, yield_now};
 
-/// How many are suspended at the same time.
-const COUNT: usize = 10_000;
+const KIB: usize = 1024;
 
 fn main() {
-    println!("| 10,000 suspended                   | KiB of memory, each |");
-    println!("|---|--:|");
-    measure("async task", || spawn_local(pending::<()>()));
-    measure("run_sync_local", || {
-        spawn_local(run_sync_local(|| await_sync(pending::<()>())))
-    });
-    measure("run_sync_local, 8 KiB used of stack", || {
-        spawn_local(run_sync_local(|| {
-            let used = black_box([1_u8; 8 * 1024]);
-            await_sync(pending::<()>());
-            black_box(used);
-        }))
-    });
+    println!(
+        "| suspended at once | count | µs to make | KiB resident | KiB of page tables | mappings \
+         | µs to resume and end |"
+    );
+    println!("|---|--:|--:|--:|--:|--:|--:|");
+    let counts: &[usize] = if std::env::args().any(|arg| arg == "--million") {
+        &[10_000, 100_000, 1_000_000]
+    } else {
+        &[10_000, 100_000]
+    };
+    for &count in counts {
+        measure("async task", count, |gate| {
+            spawn_local(async move { gate.pass().await })
+        });
+        for (name, size) in [
+            ("run, 64 KiB of stack", 64 * KIB),
+            ("run, 1 MiB of stack", KIB * KIB),
+        ] {
+            measure(name, count, |gate| {
+                spawn_local(builder().stack_size(size).run_sync_local(move || {
+                    await_sync(gate.pass());
+                }))
+            });
+        }
+        measure("run, 8 KiB used of 64 KiB", count, |gate| {
+            spawn_local(builder().stack_size(64 * KIB).run_sync_local(move || {
+                let used = black_box([1_u8; 8 * KIB]);
+                await_sync(gate.pass());
+                black_box(&used);
+            }))
+        });
+    }
 }
 
-fn measure(name: &str, spawn: impl Fn() -> JoinHandle<()>) {
+fn measure(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()>) {
     let local = LocalRuntime::new().unwrap();
     local.block_on(async {
-        let before = resident();
-        let tasks: Vec<_> = (0..COUNT).map(|_| spawn()).collect();
+        let before = Held::now();
+        let gate = Rc::new(Semaphore::new(0));
+        let waiting = Rc::new(Cell::new(0));
+        let begin = Instant::now();
+        let tasks: Vec<_> = (0..count)
+            .map(|_| spawn(Gate(gate.clone(), waiting.clone())))
+            .collect();
         // Each is polled once.
-        tokio::task::yield_now().await;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        let each = (resident() - before) as f64 / COUNT as f64;
-        println!("| {name:<34} | {each:>19.1} |");
-        for task in tasks {
-            task.abort();
-            assert!(task.await.unwrap_err().is_cancelled());
+        while waiting.get() < count {
+            yield_now().await;
         }
+        let made = begin.elapsed();
+        let held = Held::now();
+        let begin = Instant::now();
+        gate.add_permits(count);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let ended = begin.elapsed();
+        let each = |kib: usize| kib as f64 / count as f64;
+        let micros = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
+        println!(
+            "| {name} | {count} | {:.2} | {:.2} | {:.2} | {} | {:.2} |",
+            micros(made),
+            each(held.resident.saturating_sub(before.resident)),
+            each(held.tables.saturating_sub(before.tables)),
+            held.mappings.saturating_sub(before.mappings),
+            micros(ended),
+        );
     });
 }
 
-/// The memory that the process has, in KiB.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.unwrap().trim().trim_end_matches(" kB");
-    number.parse().unwrap()
+/// Where all wait.
+struct Gate(Rc<Semaphore>, Rc<Cell<usize>>);
+
+impl Gate {
+    async fn pass(&self) {
+        self.1.set(self.1.get() + 1);
+        self.0.acquire().await.unwrap().forget();
+    }
+}
+
+/// What the process holds.
+struct Held {
+    /// In KiB.
+    resident: usize,
+    /// In KiB.
+    tables: usize,
+    mappings: usize,
+}
+
+impl Held {
+    fn now() -> Held {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let kib = |name: &str| -> usize {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.unwrap().trim().trim_end_matches(" kB");
+            number.parse().unwrap()
+        };
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        Held {
+            resident: kib("VmRSS:"),
+            tables: kib("VmPTE:"),
+            mappings: maps.lines().count(),
+        }
+    }
 }

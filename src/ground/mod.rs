@@ -5,4 +5,6 @@ pub(crate) mod error;
 pub(crate) mod report;
 pub(crate) mod switch;
 pub(crate) mod sync;
+#[cfg(all(target_os = "linux", not(greenhack_threads), not(greenhack_valgrind)))]
+pub(crate) mod sys;
 pub(crate) mod unwind;

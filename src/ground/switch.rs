@@ -33,8 +33,11 @@ mod native {
     }
 
     struct Memory {
-        pages: DefaultStack,
+        limit: StackPointer,
         size: usize,
+        /// A mapping of its own, if it has one.
+        #[cfg_attr(not(windows), allow(dead_code, reason = "it is there to be dropped"))]
+        pages: Option<DefaultStack>,
     }
 
     /// Stacks are whole pages, so what lies at the top of each would fall into
@@ -42,27 +45,68 @@ mod native {
     const STAGGERS: usize = 16;
     const STAGGER: usize = 192;
 
+    /// The next of the distances from the top at which stacks begin.
+    fn stagger() -> usize {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER
+    }
+
     impl Stack {
+        /// A stack in a mapping of its own.
         pub(crate) fn new(size: usize) -> io::Result<Stack> {
-            static NEXT: AtomicUsize = AtomicUsize::new(0);
-            let stagger = NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER;
+            let stagger = stagger();
             let pages = DefaultStack::new(size.saturating_add(stagger))?;
-            let base = pages.base().get() - stagger;
             Ok(Stack {
-                base: StackPointer::new(base).expect("memory lies above its own size"),
-                memory: Box::new(Memory { pages, size }),
+                base: pointer(pages.base().get() - stagger),
+                memory: Box::new(Memory {
+                    limit: pages.limit(),
+                    size,
+                    pages: Some(pages),
+                }),
             })
+        }
+
+        /// A stack of `size` bytes from `limit` on. The memory is not freed when
+        /// this is dropped.
+        ///
+        /// # Safety
+        ///
+        /// - The memory must be mapped, and a guard below it, until this is
+        ///   dropped, and for ever if this is leaked.
+        /// - Nobody else may use it.
+        /// - Both numbers must be multiples of the size of a page.
+        #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
+        pub(crate) unsafe fn over(limit: usize, size: usize) -> Stack {
+            Stack {
+                base: pointer(limit + size - stagger()),
+                memory: Box::new(Memory {
+                    limit: pointer(limit),
+                    size,
+                    pages: None,
+                }),
+            }
         }
 
         /// The size that was asked for, in bytes.
         pub(crate) fn size(&self) -> usize {
             self.memory.size
         }
+
+        /// Its lowest address.
+        #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
+        pub(crate) fn lowest(&self) -> usize {
+            self.memory.limit.get()
+        }
+    }
+
+    fn pointer(address: usize) -> StackPointer {
+        StackPointer::new(address).expect("a stack is not at null")
     }
 
     // SAFETY: `DefaultStack` keeps the contract (a guard page, at least the
-    // minimum size, aligned bounds). The stagger is a multiple of the alignment,
-    // and was added to the size.
+    // minimum size, aligned bounds), and the caller of `over` does. The stagger
+    // is a multiple of the alignment; it was added to the size, or leaves more
+    // than the minimum of it.
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> StackPointer {
@@ -71,18 +115,20 @@ mod native {
 
         #[inline]
         fn limit(&self) -> StackPointer {
-            self.memory.pages.limit()
+            self.memory.limit
         }
 
         #[cfg(windows)]
         fn teb_fields(&self) -> corosensei::stack::StackTebFields {
-            self.memory.pages.teb_fields()
+            let pages = self.memory.pages.as_ref();
+            pages.expect("there are no slabs on Windows").teb_fields()
         }
 
         #[cfg(windows)]
         fn update_teb_fields(&mut self, stack_limit: usize, guaranteed_stack_bytes: usize) {
-            self.memory
-                .pages
+            let pages = self.memory.pages.as_mut();
+            pages
+                .expect("there are no slabs on Windows")
                 .update_teb_fields(stack_limit, guaranteed_stack_bytes);
         }
     }

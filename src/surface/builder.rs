@@ -64,9 +64,18 @@ impl Builder {
     /// Sets the size of the run's stack, in bytes. The default is 1 MiB.
     ///
     /// Memory is committed page by page when it is first used, so an ample size
-    /// costs address space only. Less than 32 KiB is rounded up. A run that
-    /// overruns its stack hits a guard page, which ends the process as it does
-    /// on a thread's stack.
+    /// costs address space, and tables of the processor: 2 KiB for a suspended run
+    /// with 1 MiB, 0.2 KiB with 64 KiB. The sizes are 64 KiB, 256 KiB and 1 MiB, to
+    /// which others are rounded up, and whatever is larger. A run that overruns
+    /// its stack hits a guard, which ends the process as it does on a thread's
+    /// stack.
+    ///
+    /// # Platform-specific behavior
+    ///
+    /// On Linux stacks are cut from few large mappings, with guards that need no
+    /// mapping of their own since 6.13; before, guards are limited to a quarter of
+    /// `vm.max_map_count`. Elsewhere each stack is a mapping. Where there are no
+    /// more, the run panics and says so.
     ///
     /// # Examples
     ///

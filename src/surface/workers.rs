@@ -25,17 +25,21 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, watch};
-use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{sleep, timeout};
 
 use super::outside;
 use super::queue::{Pulled, Queue};
 use crate::engine::residents;
 use crate::ground::error::discard;
 use crate::ground::report;
+use crate::memory::pool;
 
 /// How many runs a worker starts before it looks after those it has.
 const STARTS_PER_TICK: usize = 4;
+
+/// How long free stacks keep their memory on an idle worker.
+const IDLE_TICK: Duration = Duration::from_millis(100);
 
 /// The settings of the workers.
 ///
@@ -273,7 +277,9 @@ fn work(shared: &Arc<Shared>, index: usize, started: &mpsc::Sender<io::Result<()
     };
     let _ = started.send(Ok(()));
     IS_WORKER.set(true);
+    pool::will_tick();
     runtime.block_on(async {
+        spawn_local(give_memory_back());
         let mut has_started = false;
         loop {
             let queue = &shared.queue;
@@ -298,6 +304,19 @@ fn work(shared: &Arc<Shared>, index: usize, started: &mpsc::Sender<io::Result<()
         let _ = timeout(limit, all_have_ended()).await;
     });
     runtime.shutdown_background();
+}
+
+/// Gives the memory of free stacks back, when the worker has been idle since it
+/// came to have so many.
+async fn give_memory_back() {
+    let surplus = SURPLUS.with(Rc::clone);
+    loop {
+        surplus.notified().await;
+        while pool::has_surplus() {
+            sleep(IDLE_TICK).await;
+            pool::tick();
+        }
+    }
 }
 
 /// The end of a worker, however it comes about.
@@ -327,7 +346,12 @@ fn runtime(shared: &Arc<Shared>, index: usize) -> io::Result<LocalRuntime> {
     let (parking, unparking) = (shared.clone(), shared.clone());
     RuntimeBuilder::new_current_thread()
         .enable_all()
-        .on_thread_park(move || parking.queue.park(index))
+        .on_thread_park(move || {
+            parking.queue.park(index);
+            if pool::has_surplus() {
+                SURPLUS.with(|surplus| surplus.notify_one());
+            }
+        })
         .on_thread_unpark(move || unparking.queue.unpark(index))
         .build_local(LocalOptions::default())
 }
@@ -338,6 +362,8 @@ thread_local! {
     static RESIDENTS: RefCell<HashMap<u64, Waker>> = RefCell::default();
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
+    /// Told when the worker parks with more free stacks than it keeps.
+    static SURPLUS: Rc<Notify> = Rc::default();
 }
 
 /// Whether the runs of this worker are to end.

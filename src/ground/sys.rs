@@ -1,0 +1,163 @@
+//! The calls of the system that the slab of stacks needs: the only file that
+//! calls the system.
+//!
+//! Linux only. Elsewhere stacks come from corosensei, one mapping each.
+
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A range of addresses that this process has mapped for stacks.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+    /// Guards by `mprotect`, of which there can't be many.
+    protected: AtomicUsize,
+}
+
+// SAFETY: a mapping belongs to the process. What is in it is not touched here.
+unsafe impl Send for Mapping {}
+
+/// `MADV_GUARD_INSTALL`, of Linux 6.13. The libc crate may not have it.
+const GUARD_INSTALL: libc::c_int = 102;
+
+/// Whether the system has refused `MADV_GUARD_INSTALL`.
+static NO_GUARDS: AtomicBool = AtomicBool::new(false);
+
+/// How many guards are made by `mprotect`. Each splits a mapping in three.
+static PROTECTED: AtomicUsize = AtomicUsize::new(0);
+
+impl Mapping {
+    /// Reserves addresses. Memory comes with the first touch of each page.
+    pub(crate) fn new(bytes: usize) -> io::Result<Mapping> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+        // SAFETY: a new private mapping, anywhere, which nobody knows yet.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // A huge page would give 2 MiB to a stack that uses 4 KiB. A kernel
+        // without huge pages refuses, and is right.
+        // SAFETY: the range is the mapping just made; the advice changes no
+        // contents.
+        unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+        Ok(Mapping {
+            start: NonNull::new(start.cast()).expect("not mapped at null"),
+            bytes,
+            protected: AtomicUsize::new(0),
+        })
+    }
+
+    /// The lowest address.
+    pub(crate) fn start(&self) -> usize {
+        self.start.as_ptr() as usize
+    }
+
+    /// Makes every access to a range fault.
+    ///
+    /// # Errors
+    ///
+    /// If the system can't, or if that would take too many of its mappings.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not part of the mapping.
+    pub(crate) fn guard(&self, offset: usize, bytes: usize) -> io::Result<()> {
+        let range = self.range(offset, bytes);
+        if !NO_GUARDS.load(Ordering::Relaxed) {
+            // SAFETY: the range is part of this mapping, and nothing lives in it
+            // yet: the caller makes the guard before it hands the stack out.
+            let guarded = unsafe { libc::madvise(range, bytes, GUARD_INSTALL) };
+            if guarded == 0 {
+                return Ok(());
+            }
+            NO_GUARDS.store(true, Ordering::Relaxed);
+        }
+        // At the system's limit every allocation of the process fails, so that
+        // others keep three quarters of it.
+        if PROTECTED.fetch_add(1, Ordering::Relaxed) >= most_mappings() / 8 {
+            PROTECTED.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "stacks take a quarter of the mappings that `vm.max_map_count` allows",
+            ));
+        }
+        self.protected.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        match unsafe { libc::mprotect(range, bytes, libc::PROT_NONE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Gives the memory of a range back. It reads as zeros from then on.
+    ///
+    /// # Safety
+    ///
+    /// Nothing may live in the range.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not part of the mapping.
+    pub(crate) unsafe fn discard(&self, offset: usize, bytes: usize) {
+        let range = self.range(offset, bytes);
+        // SAFETY: the range is part of this mapping; the caller has nothing in
+        // it. If the system refuses, the memory just stays.
+        unsafe { libc::madvise(range, bytes, libc::MADV_DONTNEED) };
+    }
+
+    /// Unmaps all of it.
+    ///
+    /// # Safety
+    ///
+    /// Nothing may live in the mapping, nor point into it.
+    pub(crate) unsafe fn unmap(self) {
+        PROTECTED.fetch_sub(self.protected.load(Ordering::Relaxed), Ordering::Relaxed);
+        // SAFETY: it was mapped by `new`, once; the caller has nothing in it.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+
+    fn range(&self, offset: usize, bytes: usize) -> *mut libc::c_void {
+        assert!(
+            offset
+                .checked_add(bytes)
+                .is_some_and(|end| end <= self.bytes),
+            "a range outside of its mapping"
+        );
+        // SAFETY: the range was just found to be inside of the mapping.
+        unsafe { self.start.as_ptr().add(offset) }.cast()
+    }
+}
+
+/// The size of a page, in bytes.
+pub(crate) fn page() -> usize {
+    // SAFETY: it only reads a constant of the system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
+}
+
+/// How many mappings the system allows to a process.
+fn most_mappings() -> usize {
+    static MOST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *MOST.get_or_init(|| {
+        std::fs::read_to_string("/proc/sys/vm/max_map_count")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(65_530)
+    })
+}
+
+/// Whether the system guards memory without a mapping for it.
+#[cfg(test)]
+pub(crate) fn has_guard_markers() -> bool {
+    !NO_GUARDS.load(Ordering::Relaxed)
+}

@@ -1,0 +1,215 @@
+//! Stacks out of few large mappings.
+//!
+//! A mapping per stack ends at 32,000 of them: a stack and its guard are two
+//! entries in the system's list, which allows 65,530. A [`Slab`] reserves
+//! addresses for many at once, and cuts them into slots. Guards are markers in
+//! the page tables, which need no entry, where the system has them (Linux 6.13).
+//!
+//! ```text
+//!   a chunk of a slab: one mapping
+//!   ├─ guard ─┬───── stack ──────┬─ guard ─┬───── stack ──────┬─ ...
+//!             ◀ grows downwards ─┤         ◀ grows downwards ─┤
+//!             limit           base (staggered, see `switch`)
+//! ```
+//!
+//! Addresses are nearly free; memory comes with the first touch of each page.
+//!
+//! # Invariants
+//!
+//! - M1 A slot is cut once. Its stack is then in a free list of this thread, or
+//!   in use. A stack that is leaked never comes back, and its slot is never used
+//!   again.
+//! - M2 A chunk is unmapped only when the stacks of all slots that were ever cut
+//!   from the slab are in the free list, at the end of the thread.
+
+use std::io;
+
+use crate::ground::switch::Stack;
+use crate::ground::sys::{self, Mapping};
+
+/// Stacks of one size on one thread.
+pub(crate) struct Slab {
+    /// The usable size of a stack, in bytes.
+    size: usize,
+    guard: usize,
+    chunks: Vec<Chunk>,
+}
+
+struct Chunk {
+    mapping: Mapping,
+    slots: usize,
+    /// How many slots have been cut.
+    cut: usize,
+}
+
+/// The slots of the first chunk. Each further one has twice as many.
+const FIRST_CHUNK: usize = 64;
+
+/// No chunk has more. A million stacks are then in 36 chunks.
+const LARGEST_CHUNK: usize = 32 * 1024;
+
+/// Foreign code may not probe its stack page by page, as Rust's does.
+const LARGEST_GUARD: usize = 64 * 1024;
+
+/// A small stack keeps a small guard, so that its page tables stay small.
+const SMALLEST_GUARD: usize = 16 * 1024;
+
+impl Slab {
+    pub(crate) fn new(size: usize) -> Slab {
+        let page = sys::page();
+        Slab {
+            size: size.next_multiple_of(page),
+            guard: (size / 16)
+                .clamp(SMALLEST_GUARD, LARGEST_GUARD)
+                .next_multiple_of(page),
+            chunks: Vec::new(),
+        }
+    }
+
+    /// Cuts a slot that was never used.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if it has no addresses or no guard for it.
+    pub(crate) fn cut(&mut self) -> io::Result<Stack> {
+        let slot = self.guard + self.size;
+        let is_full = |chunk: &Chunk| chunk.cut == chunk.slots;
+        if self.chunks.last().is_none_or(is_full) {
+            let chunk = self.reserve(slot)?;
+            self.chunks.push(chunk);
+        }
+        let chunk = self.chunks.last_mut().expect("there is one with a slot");
+        let offset = chunk.cut * slot;
+        chunk.mapping.guard(offset, self.guard)?;
+        chunk.cut += 1;
+        let limit = chunk.mapping.start() + offset + self.guard;
+        // SAFETY: the slot is cut once (M1), has a guard below, and stays mapped
+        // while its stack is in use or leaked (M2).
+        Ok(unsafe { Stack::over(limit, self.size) })
+    }
+
+    /// Makes a chunk that is larger than the last, or as large as can be.
+    #[cold]
+    fn reserve(&self, slot: usize) -> io::Result<Chunk> {
+        let last = self.chunks.last();
+        let slots = last.map_or(FIRST_CHUNK, |last| 2 * last.slots);
+        let mut slots = slots.min(LARGEST_CHUNK);
+        loop {
+            match Mapping::new(slots * slot) {
+                Ok(mapping) => {
+                    return Ok(Chunk {
+                        mapping,
+                        slots,
+                        cut: 0,
+                    });
+                }
+                // The system may limit addresses, or count them as memory.
+                Err(_) if slots > 1 => slots /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// How many slots have been cut.
+    fn cuts(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.cut).sum()
+    }
+
+    /// Gives the memory of a stack back that is free, and keeps its addresses.
+    pub(crate) fn cool(&self, stack: Stack) -> Option<Stack> {
+        self.discard(&stack, 0);
+        Some(stack)
+    }
+
+    /// Gives back what a free stack has below its topmost `kept` bytes.
+    pub(crate) fn trim(&self, stack: &mut Stack, kept: usize) {
+        self.discard(stack, kept);
+    }
+
+    fn discard(&self, stack: &Stack, kept: usize) {
+        let limit = stack.lowest();
+        let owner = self.chunks.iter().find(|chunk| {
+            let start = chunk.mapping.start();
+            (start..start + chunk.slots * (self.guard + self.size)).contains(&limit)
+        });
+        if let Some(chunk) = owner {
+            let bytes = self.size.saturating_sub(kept);
+            // SAFETY: whoever has a `Stack` that is not in use has its memory
+            // for himself (M1).
+            unsafe { chunk.mapping.discard(limit - chunk.mapping.start(), bytes) };
+        }
+    }
+
+    /// Unmaps all, if `free` holds every stack that was ever cut (M2).
+    pub(crate) fn end(&mut self, free: Vec<Stack>) {
+        if free.len() == self.cuts() {
+            drop(free);
+            for chunk in self.chunks.drain(..) {
+                // SAFETY: all stacks of the slab were just dropped (M1).
+                unsafe { chunk.mapping.unmap() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    /// The mappings of this process that lie within the chunks.
+    fn mappings(slab: &Slab) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let starts = maps.lines().filter_map(|line| {
+            let (start, _) = line.split_once('-')?;
+            usize::from_str_radix(start, 16).ok()
+        });
+        let slot = slab.guard + slab.size;
+        starts
+            .filter(|start| {
+                slab.chunks.iter().any(|chunk| {
+                    let first = chunk.mapping.start();
+                    (first..first + chunk.slots * slot).contains(start)
+                })
+            })
+            .count()
+    }
+
+    #[test]
+    fn slots_do_not_overlap_and_have_their_size() {
+        let mut slab = Slab::new(64 * KIB);
+        let stacks: Vec<Stack> = (0..200).map(|_| slab.cut().unwrap()).collect();
+        let mut limits: Vec<usize> = stacks.iter().map(Stack::lowest).collect();
+        limits.sort();
+        assert!(limits.windows(2).all(|two| two[1] - two[0] >= 80 * KIB));
+        assert!(stacks.iter().all(|stack| stack.size() == 64 * KIB));
+        assert_eq!((slab.chunks.len(), slab.cuts()), (3, 200));
+        slab.end(stacks);
+        assert!(slab.chunks.is_empty());
+    }
+
+    #[test]
+    fn a_slab_with_a_stack_that_is_not_back_stays_mapped() {
+        let mut slab = Slab::new(64 * KIB);
+        let used = slab.cut().unwrap();
+        let free = slab.cut().unwrap();
+        slab.end(vec![free]);
+        assert_eq!(slab.chunks.len(), 1);
+        slab.end(vec![used]);
+        assert_eq!(slab.chunks.len(), 1, "its other stack is not free for sure");
+    }
+
+    #[test]
+    fn many_stacks_take_few_mappings() {
+        let mut slab = Slab::new(64 * KIB);
+        let stacks: Vec<Stack> = (0..10_000).map(|_| slab.cut().unwrap()).collect();
+        let chunks = slab.chunks.len();
+        assert_eq!(chunks, 8);
+        // Each guard is a mapping where the system knows no markers.
+        if sys::has_guard_markers() {
+            assert!(mappings(&slab) <= chunks);
+        }
+        slab.end(stacks);
+    }
+}
