@@ -20,6 +20,9 @@ pub mod cookbook {
     pub mod iterators {}
     #[doc = include_str!("../docs/cookbook/time.md")]
     pub mod time {}
+    #[cfg(feature = "tracing")]
+    #[doc = include_str!("../docs/cookbook/tracing.md")]
+    pub mod tracing {}
     #[doc = include_str!("../docs/cookbook/two_colours.md")]
     pub mod two_colours {}
 }

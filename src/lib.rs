@@ -11,6 +11,7 @@ pub use adapters::block::block;
 #[cfg(feature = "io")]
 pub use adapters::io;
 pub use adapters::{guard, stream, time};
+pub use engine::mounts::Ambient;
 pub use ground::error::{Cancelled, NotAwaited};
 pub use ground::report::leaked_runs;
 pub use surface::await_sync::{
@@ -25,6 +26,7 @@ pub use surface::outside::enter_runtime;
 pub use surface::run::{Run, run_sync};
 pub use surface::scope::{ScopedJoinHandle, join, join_all, map_concurrent, race, scope};
 pub use surface::sections::{must_suspend, no_suspend, on_thread_stack, shield};
+pub use surface::with_ambient::with_ambient;
 pub use surface::workers;
 
 #[cfg(feature = "macros")]

@@ -18,8 +18,8 @@ use std::time::Duration;
 use futures::future::join;
 use futures::poll;
 use greenhack::{
-    Cancelled, await_in_drop, await_or_cancelled, await_sync, in_context, leaked_runs, no_suspend,
-    run_sync, run_sync_local, shield, try_await_sync,
+    Ambient, Cancelled, await_in_drop, await_or_cancelled, await_sync, in_context, leaked_runs,
+    no_suspend, run_sync, run_sync_local, shield, try_await_sync, with_ambient,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
@@ -231,6 +231,55 @@ fn a_run_that_suspends_where_it_must_not_goes_on() {
 }
 
 // Panics.
+
+#[test]
+fn contexts_are_mounted_and_unmounted_around_each_poll() {
+    struct Logs(Log, [&'static str; 2]);
+    impl Ambient for Logs {
+        fn mount(&mut self) {
+            assert!(!in_context());
+            self.0.add(self.1[0]);
+        }
+        fn unmount(&mut self) {
+            assert!(try_await_sync(ready(())).is_err());
+            self.0.add(self.1[1]);
+        }
+    }
+    let rt = runtime();
+    let log = Log::default();
+    let inner = log.clone();
+    let mut run = run_sync_local(move || {
+        with_ambient(Logs(inner.clone(), ["+a", "-a"]), || {
+            assert!(in_context());
+            let panics = catch_unwind(AssertUnwindSafe(|| {
+                with_ambient(Logs(inner.clone(), ["+b", "-b"]), || {
+                    await_sync(Polls { times: 1 });
+                    resume_unwind(Box::new("in b"));
+                })
+            }));
+            assert!(panics.is_err());
+            let _mark = inner.mark("frame");
+            await_sync(pending::<()>());
+        });
+    });
+    start(&rt, &mut run);
+    log.is(&["+a", "+b", "-b", "-a"]);
+    start(&rt, &mut run);
+    drop(run);
+    log.is(&[
+        "+a",
+        "+b",
+        "-b",
+        "-a",
+        "+a",
+        "+b",
+        "-b",
+        "-a",
+        "+a",
+        "frame in a run",
+        "-a",
+    ]);
+}
 
 #[test]
 fn a_panic_of_the_future_is_caught_at_the_wait() {

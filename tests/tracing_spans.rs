@@ -1,62 +1,24 @@
 //! Spans stay with the code that entered them (behaviour 26).
 #![cfg(feature = "tracing")]
 
+#[path = "support/events.rs"]
+mod events;
+#[path = "soundness/help.rs"]
+mod help;
 mod support;
 
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use greenhack::{await_sync, run_sync};
+use events::Events;
+use greenhack::{await_sync, run_sync, run_sync_local};
+use help::poll_once;
 use support::{Place, in_each_place, on_drop, signal};
 use tokio::task::yield_now;
 use tracing::instrument::{Instrument, WithSubscriber};
-use tracing::{Dispatch, info, info_span};
-use tracing_subscriber::Registry;
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
-
-/// Records each event with the names of the spans around it.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<String>>>);
-
-impl Events {
-    fn dispatch(&self) -> Dispatch {
-        Dispatch::new(Registry::default().with(Recorder(self.clone())))
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
-}
-
-struct Recorder(Events);
-
-impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
-    fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
-        struct Message(String);
-        impl tracing::field::Visit for Message {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                if field.name() == "message" {
-                    self.0 = format!("{value:?}");
-                }
-            }
-        }
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        let spans: Vec<_> = context
-            .event_scope(event)
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-            .map(|span| span.name())
-            .collect();
-        self.0
-            .0
-            .lock()
-            .unwrap()
-            .push(format!("{}: {}", spans.join(">"), message.0));
-    }
-}
+use tracing::{Span, info, info_span};
 
 #[tracing::instrument]
 fn instrumented() {
@@ -112,7 +74,7 @@ fn the_callers_span_and_subscriber_are_current_in_each_place() {
                 });
             };
             match place {
-                Place::Local => greenhack::run_sync_local(f).await,
+                Place::Local => run_sync_local(f).await,
                 _ => run_sync(f).await,
             }
             info!("back");
@@ -199,7 +161,7 @@ fn interleaved_runs_with_nested_spans_keep_apart() {
                 };
                 let task = match place {
                     Place::Local => {
-                        let run = greenhack::run_sync_local(f);
+                        let run = run_sync_local(f);
                         tokio::task::spawn_local(run.with_subscriber(events.dispatch()))
                     }
                     _ => tokio::spawn(run_sync(f).with_subscriber(events.dispatch())),
@@ -222,12 +184,267 @@ fn a_leak_is_an_error_event() {
     let events = Events::default();
     let _default = tracing::dispatcher::set_default(&events.dispatch());
     support::current_thread().block_on(async {
-        let run = greenhack::run_sync_local(|| {
-            while catch_unwind(|| await_sync(pending::<()>())).is_err() {}
-        });
+        let run = run_sync_local(
+            || {
+                while catch_unwind(|| await_sync(pending::<()>())).is_err() {}
+            },
+        );
         tokio::select! { biased; () = run => {}, () = yield_now() => {} }
     });
     let events = events.take();
     assert_eq!(events.len(), 1);
     assert!(events[0].contains("leaked"), "{events:?}");
+}
+
+/// Polls `run` in the span `request`, beside an event of a neighbour after each
+/// poll. Returns what was recorded, and how often spans were entered.
+fn beside_a_neighbour<T>(run: impl Future<Output = T>) -> (Vec<String>, usize) {
+    let events = Events::default();
+    let dispatch = events.dispatch();
+    let test = async {
+        let neighbour = async {
+            for _ in 0..3 {
+                info!("neighbour");
+                yield_now().await;
+            }
+        };
+        let request = async { run.instrument(info_span!("request")).await };
+        tokio::join!(biased; request, neighbour);
+    };
+    support::current_thread().block_on(test.with_subscriber(dispatch.clone()));
+    assert!(dispatch.current_span().id().is_none());
+    (events.take(), events.enters())
+}
+
+#[test]
+fn a_span_that_is_entered_many_times_is_left_as_often() {
+    let (events, enters) = beside_a_neighbour(run_sync(|| {
+        let (a, b) = (info_span!("a"), info_span!("b"));
+        let first = a.enter();
+        let second = a.enter();
+        let third = a.enter();
+        let other = b.enter();
+        await_sync(yield_now());
+        info!("in b");
+        drop((other, third, second));
+        info!("in a");
+        await_sync(yield_now());
+        info!("still in a");
+        drop(first);
+        info!("in neither");
+    }));
+    let expected = [
+        ": neighbour",
+        "request>b: in b",
+        "request>a: in a",
+        ": neighbour",
+        "request>a: still in a",
+        "request: in neither",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+    // The request at each of 3 polls and at its end; the others first, and when
+    // the run was resumed.
+    assert_eq!(enters, 4 + 2 * 4 + 1);
+}
+
+#[test]
+fn a_span_that_is_open_outside_and_entered_again_is_nobody_elses() {
+    let (events, enters) = beside_a_neighbour(run_sync(|| {
+        let request = Span::current();
+        let inner = info_span!("inner").entered();
+        request.in_scope(|| {
+            request.in_scope(|| await_sync(yield_now()));
+            info!("in the inner");
+        });
+        drop(inner);
+        await_sync(yield_now());
+        info!("in the request");
+    }));
+    let expected = [
+        ": neighbour",
+        "request>inner: in the inner",
+        ": neighbour",
+        "request: in the request",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+    assert_eq!(enters, 4 + 2 * 3);
+}
+
+#[test]
+fn an_outer_span_that_is_not_the_innermost_may_be_entered_again() {
+    let root = Arc::new(Mutex::new(Span::none()));
+    let run = {
+        let root = root.clone();
+        run_sync(move || {
+            let root = root.lock().unwrap().clone();
+            let _root = root.enter();
+            await_sync(yield_now());
+            await_sync(async { info!("in the request") });
+        })
+    };
+    let request = async {
+        *root.lock().unwrap() = Span::current();
+        run.instrument(info_span!("inner")).await;
+    };
+    let (events, _) = beside_a_neighbour(request);
+    let expected = [
+        ": neighbour",
+        "request>inner: in the request",
+        ": neighbour",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn what_the_outside_has_entered_twice_stays_its_own() {
+    let mut run = run_sync_local(|| {
+        for _ in 0..4 {
+            await_sync(yield_now());
+        }
+    });
+    let outside = poll_fn(move |cx| {
+        let request = Span::current();
+        request.in_scope(|| request.in_scope(|| Pin::new(&mut run).poll(cx)))
+    });
+    let (_, enters) = beside_a_neighbour(outside);
+    // 5 polls, in 3 spans each, and the end. The first suspension can't know
+    // whose they are and exits two, which the next poll makes up for.
+    assert_eq!(enters, 5 * 3 + 1 + 2);
+}
+
+#[test]
+fn guards_may_be_dropped_in_any_order_across_waits() {
+    let (events, _) = beside_a_neighbour(run_sync(|| {
+        let first = info_span!("first").entered();
+        let second = info_span!("second").entered();
+        await_sync(yield_now());
+        drop(first);
+        info!("in the second");
+        await_sync(yield_now());
+        info!("still in the second");
+        drop(second);
+        info!("in neither");
+    }));
+    let expected = [
+        ": neighbour",
+        "request>first>second: in the second",
+        ": neighbour",
+        "request>first>second: still in the second",
+        "request: in neither",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_forgotten_guard_ends_with_its_run() {
+    let (events, _) = beside_a_neighbour(run_sync(|| {
+        std::mem::forget(info_span!("forgotten").entered());
+        await_sync(yield_now());
+        info!("in the run");
+        await_sync(yield_now());
+    }));
+    let expected = [
+        ": neighbour",
+        "request>forgotten: in the run",
+        ": neighbour",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_span_that_is_closed_while_its_run_is_suspended_is_not_entered_again() {
+    let (give, take) = std::sync::mpsc::channel();
+    let run = run_sync(move || {
+        let span = info_span!("closed");
+        std::mem::forget(span.enter());
+        give.send(span).unwrap();
+        await_sync(yield_now());
+        info!("after");
+        info_span!("new").in_scope(|| await_sync(yield_now()));
+        info!("after");
+    });
+    let closes = async move { drop(take.recv().unwrap()) };
+    let (events, _) = beside_a_neighbour(async { tokio::join!(biased; run, closes) });
+    let expected = [
+        ": neighbour",
+        "request: after",
+        ": neighbour",
+        "request: after",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_disabled_span_is_as_if_it_were_not_there() {
+    let (events, enters) = beside_a_neighbour(run_sync(|| {
+        let _none = Span::none().entered();
+        let _some = info_span!("some").entered();
+        let _none = Span::none().entered();
+        await_sync(yield_now());
+        info!("in some");
+    }));
+    let expected = [
+        ": neighbour",
+        "request>some: in some",
+        ": neighbour",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+    assert_eq!(enters, 3 + 2);
+}
+
+#[test]
+fn nested_runs_keep_their_spans_in_those_of_the_outer() {
+    let (events, _) = beside_a_neighbour(run_sync(|| {
+        let _outer = info_span!("outer").entered();
+        let nested = run_sync_local(|| {
+            let _nested = info_span!("nested").entered();
+            await_sync(yield_now());
+            info!("in the nested");
+        });
+        let watcher = async {
+            info!("beside the nested");
+            yield_now().await;
+            info!("beside the nested");
+        };
+        await_sync(async { tokio::join!(biased; nested, watcher) });
+        info!("in the outer");
+    }));
+    let expected = [
+        "request>outer: beside the nested",
+        ": neighbour",
+        "request>outer>nested: in the nested",
+        "request>outer: beside the nested",
+        "request>outer: in the outer",
+        ": neighbour",
+        ": neighbour",
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_run_that_is_polled_in_another_span_takes_only_its_own_along() {
+    let events = Events::default();
+    let dispatch = events.dispatch();
+    let test = async {
+        let mut run = Box::pin(run_sync_local(|| {
+            let _inner = info_span!("inner").entered();
+            await_sync(yield_now());
+            info!("at the second poll");
+        }));
+        let first = poll_once(&mut run).instrument(info_span!("first")).await;
+        assert!(first.is_pending());
+        run.instrument(info_span!("second")).await;
+    };
+    support::current_thread().block_on(test.with_subscriber(dispatch));
+    // Its parent is what it was made in.
+    assert_eq!(events.take(), ["first>inner: at the second poll"]);
+    // The two at their ends, too.
+    assert_eq!(events.enters(), 6);
 }

@@ -1,6 +1,7 @@
 //! What one wait costs: `await_sync(future)` against `future.await`.
 //!
-//! Run it with `cargo bench -p greenhack-benches --bench await_sync`.
+//! Run it with `cargo bench -p greenhack-benches --bench await_sync`; with
+//! `--features tracing` for what spans cost.
 #![forbid(unsafe_code)]
 
 use std::future::{Future, ready};
@@ -25,6 +26,9 @@ fn main() {
     pending_once(&table, &rt, &local);
     ping_pong(&table, &rt);
     deep(&table, &rt);
+    // Last, as it sets the subscriber of the process.
+    #[cfg(feature = "tracing")]
+    spans(&table, &rt);
 }
 
 /// Pending at its first poll, ready at its second.
@@ -247,6 +251,40 @@ fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
             })
         }));
     }
+}
+
+#[cfg(feature = "tracing")]
+fn spans(table: &Table, rt: &Runtime) {
+    use tracing::{Instrument, info_span};
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+
+    let waits = |n| {
+        for _ in 0..n {
+            black_box(await_sync(once()));
+        }
+    };
+    let case = |name| Case::new(name, 100_000);
+    table.case(case("pending once, no subscriber").side("await_sync", |n| {
+        in_task(rt, run_sync(move || timed(|| waits(n))))
+    }));
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer())
+        .init();
+    table.case(
+        case("pending once, with a subscriber")
+            .side("no span", |n| {
+                in_task(rt, run_sync(move || timed(|| waits(n))))
+            })
+            .side("a span around the run", |n| {
+                let run = run_sync(move || timed(|| waits(n)));
+                in_task(rt, run.instrument(info_span!("around")))
+            })
+            .side("a span in the run", |n| {
+                let waits = move || info_span!("inside").in_scope(|| waits(n));
+                in_task(rt, run_sync(move || timed(waits)))
+            }),
+    );
 }
 
 /// The ends of a channel to a partner and of one back.

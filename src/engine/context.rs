@@ -37,10 +37,10 @@ use std::pin::Pin;
 use std::ptr;
 use std::thread;
 
+use super::mounts::{Base, FirstPanic, Mounts};
 use super::pending::{End, Pollable, Slot};
-use super::spans::Spans;
 use crate::ground::ambient::Moved;
-use crate::ground::error::{Cancelled, Refusal};
+use crate::ground::error::{Cancelled, Payload, Refusal, discard};
 use crate::ground::switch::Yielder;
 use crate::ground::unwind::{self, Hidden};
 
@@ -112,7 +112,7 @@ pub(crate) struct Header {
     hidden: Cell<Hidden>,
     /// The suspended stack is in the middle of an unwind.
     unwinding: Cell<bool>,
-    spans: Spans,
+    mounts: Mounts,
 }
 
 impl Header {
@@ -134,7 +134,7 @@ impl Header {
             suspensions: Cell::new(0),
             hidden: Cell::new(Hidden::NONE),
             unwinding: Cell::new(false),
-            spans: Spans::new(),
+            mounts: Mounts::new(),
         }
     }
 
@@ -276,6 +276,11 @@ impl Header {
         counter.set(counter.get() + 1);
         let _count = Count(counter);
         f()
+    }
+
+    /// What is mounted while the coroutine runs.
+    pub(crate) fn mounts(&self) -> &Mounts {
+        &self.mounts
     }
 
     /// How often the coroutine has been suspended with its task pending.
@@ -480,6 +485,18 @@ pub(crate) fn current(_frame: &Frame) -> Place<'_> {
     }
 }
 
+/// Runs `f`, in which nothing is current: a wait is refused.
+pub(crate) fn with_none<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(*const Header);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0);
+        }
+    }
+    let _outer = Restore(CURRENT.replace(polling()));
+    f()
+}
+
 /// Makes `header` current until [`resumed`](Visit::resumed) is over.
 ///
 /// A visit is the time that a parent spends with its coroutine: in a poll, or
@@ -487,17 +504,24 @@ pub(crate) fn current(_frame: &Frame) -> Place<'_> {
 pub(crate) struct Visit<'a> {
     outer: *const Header,
     header: &'a Header,
-    spans: super::spans::Base,
+    base: Base,
 }
 
 impl<'a> Visit<'a> {
+    /// Mounts what goes with the coroutine. A panic in there passes.
     #[inline]
     pub(crate) fn begin(header: &'a Header) -> Visit<'a> {
-        Visit {
-            spans: header.spans.mount(),
+        let mut panics = FirstPanic::default();
+        let mut visit = Visit {
             outer: CURRENT.replace(polling()),
             header,
+            base: Base::new(),
+        };
+        header.mounts.mount(&mut visit.base, &mut panics);
+        if let Some(payload) = panics.into_payload() {
+            visit.pass_on(payload);
         }
+        visit
     }
 
     /// Runs `f` with the header current: a switch to the coroutine and back.
@@ -509,12 +533,37 @@ impl<'a> Visit<'a> {
         CURRENT.set(polling());
         result
     }
+
+    /// Whether the coroutine has just suspended where it must not stay.
+    #[inline]
+    pub(crate) fn moved(&self) -> Option<Moved> {
+        let mut panics = FirstPanic::default();
+        let is_dispatching = self.base.is_dispatching(&mut panics);
+        // It will be found again at the end.
+        panics.into_payload().into_iter().for_each(discard);
+        is_dispatching.then_some(Moved::Subscriber)
+    }
+
+    /// Lets a panic out that has happened in a mount, if somebody awaits the run.
+    /// A run that is cancelled has destructors to run, whatever is mounted.
+    #[cold]
+    fn pass_on(&self, payload: Payload) {
+        if self.header.is_cancelled() || thread::panicking() {
+            discard(payload);
+        } else {
+            resume_unwind(payload);
+        }
+    }
 }
 
 impl Drop for Visit<'_> {
     #[inline]
     fn drop(&mut self) {
+        let mut panics = FirstPanic::default();
+        self.header.mounts.unmount(&self.base, &mut panics);
         CURRENT.set(self.outer);
-        self.header.spans.unmount(&self.spans);
+        if let Some(payload) = panics.into_payload() {
+            self.pass_on(payload);
+        }
     }
 }

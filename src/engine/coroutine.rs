@@ -151,7 +151,7 @@ impl<T, X> Coroutine<T, X> {
                 if pending.as_mut().poll(cx).is_pending() {
                     // If it has not run, nothing has changed since last time.
                     let end = if resumed {
-                        must_not_stay(&self.block.header, spot)
+                        must_not_stay(&visit, &self.block.header, spot)
                     } else {
                         None
                     };
@@ -233,7 +233,7 @@ impl<T, X> Coroutine<T, X> {
             let Some(mut pending) = (unsafe { self.block.header.pending() }) else {
                 return Poll::Pending;
             };
-            let Some(end) = must_not_stay(&self.block.header, spot) else {
+            let Some(end) = must_not_stay(&visit, &self.block.header, spot) else {
                 return Poll::Pending;
             };
             // What is ready at once need not stay.
@@ -341,12 +341,16 @@ fn resume<T>(
 
 /// Why a coroutine that has just run must not stay suspended, if so.
 #[inline]
-fn must_not_stay(header: &Header, spot: Spot) -> Option<End> {
+fn must_not_stay(visit: &Visit<'_>, header: &Header, spot: Spot) -> Option<End> {
     if let Some(moved) = spot.moved() {
         return Some(End::Refused(moved));
     }
     if header.forbids_suspension() {
         return Some(End::Forbidden);
+    }
+    // Last, as the visit remembers what it has found.
+    if let Some(moved) = visit.moved() {
+        return Some(End::Refused(moved));
     }
     header.count_suspension();
     None

@@ -2,6 +2,7 @@
 
 pub(crate) mod context;
 pub(crate) mod coroutine;
+pub(crate) mod mounts;
 pub(crate) mod pending;
 pub(crate) mod residents;
 pub(crate) mod spans;

@@ -45,6 +45,8 @@ pub(crate) enum Moved {
     Runtime,
     /// It is in a `block_on` of the `futures` crate.
     Executor,
+    /// It is in a subscriber of tracing.
+    Subscriber,
 }
 
 impl Spot {

@@ -44,7 +44,7 @@ impl Refusal {
                  `greenhack::run_sync(|| ..).await`"
             }
             Refusal::Polling => {
-                "called in a future that is itself polled by `await_sync`; \
+                "called in a future that is itself polled by `await_sync`, or in an `Ambient`; \
                  write `.await` here, or run the plain code that calls it with \
                  `greenhack::run_sync_local(|| ..).await`"
             }

@@ -52,7 +52,8 @@ use crate::ground::report;
 /// - With the panic of `future`, which can be caught here.
 /// - In a run, if the caller's stack holds what can't stay open: an `EnterGuard`
 ///   of another runtime; the destructor of a task that runs because a runtime
-///   is dropped here; in debug builds also `futures::executor::block_on`.
+///   is dropped here; the code of a `tracing` subscriber; in debug builds also
+///   `futures::executor::block_on`.
 /// - In [`no_suspend`](crate::no_suspend), if the future is not ready at once.
 ///
 /// # Examples
@@ -359,6 +360,10 @@ pub(crate) fn stop(unfinished: Unfinished) -> ! {
         Unfinished::Refused(Moved::Executor) => panic!(
             "`await_sync` called inside `futures::executor::block_on`; write `await_sync(future)` \
              instead of `block_on(future)`"
+        ),
+        Unfinished::Refused(Moved::Subscriber) => panic!(
+            "`await_sync` called in a subscriber of `tracing`, which the thread can't share \
+             meanwhile; hand the event to a task, with `try_send` of a channel"
         ),
         Unfinished::Forbidden => panic!(
             "`await_sync` had to suspend inside `greenhack::no_suspend`; await the future before \

@@ -34,6 +34,9 @@ pub fn builder() -> Builder {
 }
 
 /// The settings of a run, made by [`builder`].
+///
+/// What a run has on its thread needs no setting: the code itself gives it a
+/// thread-local context, with [`with_ambient`](crate::with_ambient).
 #[derive(Default)]
 #[must_use = "a builder does nothing until `run_sync` or `run_sync_local` is called"]
 pub struct Builder {

@@ -37,6 +37,8 @@ use futures::future::LocalBoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{LocalKey, spawn_local};
+#[cfg(feature = "tracing")]
+use tracing::dispatcher::set_default;
 
 use super::builder::{Config, builder};
 use super::in_place::InPlace;
@@ -44,6 +46,8 @@ use super::reaper::Reaper;
 use super::workers::{self, Job};
 use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::Outcome;
+#[cfg(feature = "tracing")]
+use crate::engine::spans::scoped_default;
 use crate::ground::ambient::{Spot, is_single_threaded};
 use crate::ground::sync::Mutex;
 
@@ -341,7 +345,9 @@ where
         }
         match &mut self.state {
             TaskState::Running(run) => {
-                let outcome = ready!(run.poll(cx));
+                // A panic of what is mounted is the caller's to see, too.
+                let polled = catch_unwind(AssertUnwindSafe(|| run.poll(cx)));
+                let outcome = ready!(polled.unwrap_or_else(|payload| Poll::Ready(Err(payload))));
                 self.end(outcome)
             }
             TaskState::Reaping(reaper) => Pin::new(reaper).poll(cx),
@@ -362,8 +368,9 @@ where
 /// What is current around the caller, and shall be around the run.
 struct Surroundings {
     runtime: Option<Handle>,
+    /// What is not the default everywhere.
     #[cfg(feature = "tracing")]
-    dispatch: tracing::Dispatch,
+    dispatch: Option<tracing::Dispatch>,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
 }
@@ -373,7 +380,7 @@ impl Surroundings {
         Surroundings {
             runtime,
             #[cfg(feature = "tracing")]
-            dispatch: tracing::dispatcher::get_default(Clone::clone),
+            dispatch: scoped_default(),
             #[cfg(feature = "tracing")]
             span: tracing::Span::current(),
         }
@@ -382,7 +389,7 @@ impl Surroundings {
     #[cfg(feature = "tracing")]
     fn enter(&self) -> impl Sized + use<'_> {
         // Dropped in this order: the span needs its dispatcher.
-        let dispatch = tracing::dispatcher::set_default(&self.dispatch);
+        let dispatch = self.dispatch.as_ref().map(set_default);
         let span = self.span.enter();
         (span, dispatch, self.runtime.as_ref().map(Handle::enter))
     }
