@@ -13,6 +13,9 @@ pub mod cookbook {
     pub mod context {}
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
+    #[cfg(feature = "ureq")]
+    #[doc = include_str!("../docs/cookbook/http.md")]
+    pub mod http {}
     #[cfg(feature = "io")]
     #[doc = include_str!("../docs/cookbook/io.md")]
     pub mod io {}
@@ -25,6 +28,9 @@ pub mod cookbook {
     pub mod tracing {}
     #[doc = include_str!("../docs/cookbook/two_colours.md")]
     pub mod two_colours {}
+    #[cfg(feature = "io")]
+    #[doc = include_str!("../docs/cookbook/websocket.md")]
+    pub mod websocket {}
 }
 
 #[doc = include_str!("../docs/design.md")]

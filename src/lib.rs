@@ -10,6 +10,8 @@ mod surface;
 pub use adapters::block::block;
 #[cfg(feature = "io")]
 pub use adapters::io;
+#[cfg(feature = "ureq")]
+pub use adapters::ureq;
 pub use adapters::{guard, stream, time};
 pub use engine::mounts::Ambient;
 pub use ground::error::{Cancelled, NotAwaited};

@@ -148,7 +148,7 @@ fn the_first_panic_is_the_one_that_resumes() {
         let payload = catch_unwind(|| {
             join(
                 || {
-                    let _guard = on_drop(|| pause());
+                    let _guard = on_drop(pause);
                     pause();
                     resume_unwind(Box::new("first"));
                 },
@@ -683,7 +683,7 @@ fn a_run_that_is_polled_on_ends_closures_that_are_cancelled_by_a_sibling() {
             let lost = catch_unwind(|| {
                 join(
                     || {
-                        let _guard = on_drop(|| pause());
+                        let _guard = on_drop(pause);
                         await_sync(pending::<()>());
                     },
                     || resume_unwind(Box::new(1_u8)),

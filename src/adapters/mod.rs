@@ -6,3 +6,5 @@ pub mod guard;
 pub mod io;
 pub mod stream;
 pub mod time;
+#[cfg(feature = "ureq")]
+pub mod ureq;
