@@ -11,6 +11,9 @@ pub mod cookbook {
     pub mod concurrency {}
     #[doc = include_str!("../docs/cookbook/context.md")]
     pub mod context {}
+    #[cfg(feature = "diesel")]
+    #[doc = include_str!("../docs/cookbook/diesel.md")]
+    pub mod diesel {}
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
     #[cfg(feature = "ureq")]

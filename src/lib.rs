@@ -8,6 +8,13 @@ mod memory;
 mod surface;
 
 pub use adapters::block::block;
+#[cfg(any(
+    feature = "diesel-postgres",
+    feature = "diesel-sqlite",
+    feature = "diesel-deadpool",
+    feature = "diesel-bb8"
+))]
+pub use adapters::diesel;
 #[cfg(feature = "io")]
 pub use adapters::io;
 #[cfg(feature = "ureq")]

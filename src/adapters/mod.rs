@@ -1,6 +1,13 @@
 //! Row 4: what the verbs make of the async world, by the public API alone.
 
 pub(crate) mod block;
+#[cfg(any(
+    feature = "diesel-postgres",
+    feature = "diesel-sqlite",
+    feature = "diesel-deadpool",
+    feature = "diesel-bb8"
+))]
+pub mod diesel;
 pub mod guard;
 #[cfg(feature = "io")]
 pub mod io;

@@ -1,0 +1,5 @@
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    dish TEXT NOT NULL,
+    served BOOLEAN NOT NULL
+);
