@@ -1,0 +1,49 @@
+//! Food delivery, on SQLite or on PostgreSQL. See the library for how it works.
+//!
+//! - Run it: `cargo run -p kitchen`. `PORT` sets the port, `DATABASE_URL` the
+//!   database (`postgres://..`, or a file), `LOG=json` the form of the log.
+//! - Try it: the page and the curl lines that it prints; hang up on stone soup.
+//! - It prints its address and what to try, then the log.
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use greenhack::await_sync;
+use kitchen::{App, routes};
+use tokio::net::TcpListener;
+
+/// How long a ctrl-c lets handlers clean up.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a guest waits for the kitchen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[greenhack::main(flavor = "multi_thread")]
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+    match env::var("LOG").as_deref() {
+        Ok("json") => log.json().init(),
+        _ => log.init(),
+    }
+    let port: u16 = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let database = env::var("DATABASE_URL").unwrap_or_else(|_| "kitchen.db".to_owned());
+
+    let listener = await_sync(TcpListener::bind(("127.0.0.1", port)))?;
+    let address = listener.local_addr()?;
+    let app = App::open(&database, address, PATIENCE)?;
+    println!("A restaurant with its order book in `{database}`. Open http://{address}/ or try:");
+    println!("  curl http://{address}/orders");
+    for dish in ["soup", "", "fugu", "stone soup"] {
+        let order = format!(r#"{{"guest": "Ada", "dish": "{dish}"}}"#);
+        println!("  curl http://{address}/orders --json '{order}'");
+    }
+    println!("The last one is not answered for {PATIENCE:?}; hang up with ctrl-c.");
+
+    let stop = async { tokio::signal::ctrl_c().await.expect("a signal handler") };
+    await_sync(axum::serve(listener, routes(app)).with_graceful_shutdown(stop))?;
+    await_sync(greenhack::workers::shutdown(GRACE));
+    Ok(())
+}

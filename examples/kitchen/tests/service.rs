@@ -1,0 +1,197 @@
+//! The service from outside: a real client, a real database, real sockets.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use greenhack::io::SyncIoBridge;
+use greenhack::{await_sync, run_sync};
+use kitchen::App;
+use serde_json::{Value, json};
+use support::{Database, one_thread, order, request, send, serve};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+/// More than any test takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Runs `test` on each database that there is.
+fn on_each_database(name: &str, test: impl AsyncFn(&Database)) {
+    let databases = [Some(Database::sqlite(name)), Database::postgres(name)];
+    for database in databases.iter().flatten() {
+        eprintln!("-- {}", database.url);
+        one_thread().block_on(test(database));
+    }
+}
+
+async fn count(app: &App, state: &'static str) -> i64 {
+    let orders = app.orders.clone();
+    run_sync(move || orders.count(state)).await.unwrap()
+}
+
+/// Waits until no order is open.
+async fn settled(app: &App) {
+    while count(app, "placed").await > 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn an_order_is_saved_cooked_and_listed() {
+    on_each_database("order", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        let (status, placed) = order(address, " Ada ", "soup").await;
+        assert_eq!(status, 201, "{placed}");
+        assert_eq!(
+            (&placed["guest"], &placed["state"], &placed["minutes"]),
+            (&json!("Ada"), &json!("cooking"), &json!(9))
+        );
+        let (status, listed) = request(address, "GET /orders?guest=Ada", String::new()).await;
+        assert_eq!((status, listed), (200, json!([placed])));
+        let (_, others) = request(address, "GET /orders?guest=Bob", String::new()).await;
+        assert_eq!(others, json!([]));
+        assert_eq!(count(&app, "cooking").await, 1);
+    });
+}
+
+#[test]
+fn bad_input_is_answered_and_saves_nothing() {
+    on_each_database("bad_input", async |database| {
+        let (_, address) = serve(database, LONG).await;
+        let long = "x".repeat(81);
+        for (guest, dish, error) in [
+            ("", "soup", "the guest is missing"),
+            ("Ada", " ", "the dish is missing"),
+            ("Ada", &long, "the dish is too long"),
+        ] {
+            let answer = order(address, guest, dish).await;
+            assert_eq!(answer, (422, json!({ "error": error })));
+        }
+        for (body, expected) in [("{}", 422), ("not json", 400)] {
+            let (status, answer) = request(address, "POST /orders", body.to_owned()).await;
+            assert_eq!(status, expected, "{answer}");
+            assert!(answer["error"].is_string(), "{answer}");
+        }
+        let (_, listed) = request(address, "GET /orders", String::new()).await;
+        assert_eq!(listed, json!([]));
+    });
+}
+
+#[test]
+fn a_kitchen_that_refuses_settles_the_order() {
+    on_each_database("refusal", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        let answer = order(address, "Ada", "fugu").await;
+        let error = "the cook has no licence for fugu";
+        assert_eq!(answer, (502, json!({ "error": error })));
+        assert_eq!(count(&app, "refused").await, 1);
+        assert_eq!(count(&app, "placed").await, 0);
+    });
+}
+
+#[test]
+fn a_kitchen_that_does_not_answer_settles_the_order() {
+    on_each_database("silence", async |database| {
+        let (app, address) = serve(database, Duration::from_millis(200)).await;
+        let (status, _) = order(address, "Ada", "stone soup").await;
+        assert_eq!(status, 504);
+        assert_eq!(count(&app, "refused").await, 1);
+        // The client is as good as before.
+        assert_eq!(order(address, "Ada", "soup").await.0, 201);
+    });
+}
+
+#[test]
+fn an_order_is_cancelled_when_its_guest_hangs_up() {
+    on_each_database("hang_up", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        let body = json!({"guest": "Ada", "dish": "stone soup"}).to_string();
+        let stream = send(address, "POST /orders", body).await;
+        while count(&app, "placed").await == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        drop(stream);
+        settled(&app).await;
+        assert_eq!(count(&app, "cancelled").await, 1);
+    });
+}
+
+#[test]
+fn the_guest_hears_of_it_over_the_websocket() {
+    on_each_database("news", async |database| {
+        let (_, address) = serve(database, LONG).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let listening = run_sync(move || {
+            let url = format!("ws://{address}/news?guest=Ada");
+            let (mut socket, _) = tungstenite::client(url, SyncIoBridge::new(stream)).unwrap();
+            // Another guest's order is none of Ada's business.
+            assert_eq!(await_sync(order(address, "Bob", "rice")).0, 201);
+            assert_eq!(await_sync(order(address, "Ada", "soup")).0, 201);
+            let mut heard = Vec::new();
+            for _ in 0..2 {
+                let text = socket.read().unwrap().into_text().unwrap();
+                let order: Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(order["guest"], "Ada");
+                heard.push(order["state"].as_str().unwrap().to_owned());
+            }
+            socket.close(None).unwrap();
+            heard
+        });
+        assert_eq!(listening.await, ["placed", "cooking"]);
+    });
+}
+
+#[test]
+fn a_hundred_orders_are_cooked_at_once_on_one_thread() {
+    on_each_database("hundred", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        let guests: Vec<String> = (0..100).map(|guest| format!("guest {guest}")).collect();
+        let orders = guests.iter().map(|guest| order(address, guest, "soup"));
+        let begin = std::time::Instant::now();
+        let answers = join_all(orders).await;
+        eprintln!("100 orders of 50 ms each took {:?}", begin.elapsed());
+        assert!(answers.iter().all(|(status, _)| *status == 201));
+        assert_eq!(count(&app, "cooking").await, 100);
+        // One after the other, as with calls that block, it would have been one.
+        assert!(app.stove().most() >= 20, "{}", app.stove().most());
+    });
+}
+
+#[test]
+fn no_order_is_half_done_when_a_third_of_the_guests_hang_up() {
+    on_each_database("thousand", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        // As many at a time as the system lets listen.
+        for wave in 0..20 {
+            let orders = (0..50).map(|guest| async move {
+                let name = format!("guest {wave}.{guest}");
+                if guest % 3 > 0 {
+                    return Some(order(address, &name, "soup").await.0);
+                }
+                let body = json!({"guest": name, "dish": "soup"}).to_string();
+                let stream = send(address, "POST /orders", body).await;
+                // Anywhere from before it is placed to after it is cooked.
+                sleep(Duration::from_millis((wave * 17 + guest * 7) % 120)).await;
+                drop(stream);
+                None
+            });
+            let answers = join_all(orders).await;
+            assert!(answers.iter().flatten().all(|status| *status == 201));
+        }
+        // Those who hung up at once may still be on their way.
+        sleep(Duration::from_millis(200)).await;
+        settled(&app).await;
+        let (cooking, cancelled) = (count(&app, "cooking").await, count(&app, "cancelled").await);
+        assert!(cooking >= 660, "{cooking} orders are cooking");
+        assert!(cooking + cancelled <= 1000);
+        assert_eq!(count(&app, "refused").await, 0);
+        let (size, free) = app.orders.connections();
+        assert_eq!(size, free, "all connections are back");
+        if let Some(connections) = database.connections().await {
+            assert_eq!(connections, i64::try_from(size).unwrap());
+        }
+        assert_eq!(greenhack::leaked_runs(), 0);
+        eprintln!("{cooking} cooking, {cancelled} cancelled, {size} connections");
+    });
+}
