@@ -2,6 +2,7 @@
 #![cfg(feature = "diesel")]
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, unreachable_pub, reason = "shared")]
 #[path = "support/orders.rs"]
 mod orders;
 mod support;
