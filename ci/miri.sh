@@ -11,8 +11,8 @@ miri() {
 # What is not called a leak must leave nothing behind, neither memory nor a
 # thread.
 for model in "" "-Zmiri-tree-borrows"; do
-    MIRIFLAGS="$model" miri --lib --test miri_protocol -- --skip leak
-    MIRIFLAGS="$model -Zmiri-ignore-leaks" miri --test miri_protocol -- leak
+    MIRIFLAGS="$model" miri --lib --test miri_protocol --test miri_scopes -- --skip leak
+    MIRIFLAGS="$model -Zmiri-ignore-leaks" miri --test miri_protocol --test miri_scopes -- leak
 done
 # The workers live as long as the process, and really wait for I/O.
 MIRIFLAGS="-Zmiri-ignore-leaks -Zmiri-disable-isolation" miri --test sanitizer_workers

@@ -8,7 +8,9 @@ use futures::stream::{FusedStream, Pending};
 use greenhack::guard::{Exit, Guard, Teardown};
 use greenhack::stream::{BlockingStream, Yielder, generate, generate_local, try_generate};
 use greenhack::time::BlockingInterval;
-use greenhack::{Builder, Cancelled, LocalRun, NotAwaited, Run, workers};
+use greenhack::{
+    Builder, Cancelled, LocalRun, Nested, NotAwaited, Run, Scope, ScopedJoinHandle, workers,
+};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
 type SendFn = fn() -> u8;
@@ -29,6 +31,12 @@ assert_not_impl_any!(LocalRun<SendFn, u8>: Send, Sync);
 // A run owns a stack which it can only unwind once: neither is a value.
 assert_not_impl_any!(Run<SendFn, u8>: Clone);
 assert_not_impl_any!(LocalRun<SendFn, u8>: Clone);
+
+// Closures of a scope stay on its thread, and so do all that speak of them.
+assert_not_impl_any!(Scope<'static, 'static>: Send, Sync, Clone);
+assert_not_impl_any!(ScopedJoinHandle<'static, u8>: Send, Sync, Clone);
+assert_not_impl_any!(Nested<'static, u8>: Send, Sync, Clone);
+assert_impl_all!(Nested<'static, u8>: Unpin);
 
 // What is refused is as good as what was passed in.
 assert_impl_all!(NotAwaited<Ready<u8>>: Send, Sync, Unpin);

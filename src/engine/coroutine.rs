@@ -46,13 +46,14 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::context::{Header, Kind, Visit, throw_cancelled};
 use super::pending::End;
 use super::residents;
 use crate::ground::ambient::{Spot, ThreadToken};
-use crate::ground::error::{Cancelled, Payload, discard};
+use crate::ground::error::{Cancelled, Payload, discard, keep_first};
+use crate::ground::nobody;
 use crate::ground::report;
 use crate::ground::switch::{Stack, Switch, Yielder};
 use crate::ground::unwind;
@@ -207,18 +208,12 @@ impl<T, X> Coroutine<T, X> {
         if let Some(mut pending) = unsafe { self.block.header.pending() } {
             if for_scope {
                 // The scope passes it on, and is done when its children are.
-                let mut cx = Context::from_waker(Waker::noop());
+                let mut cx = Context::from_waker(nobody::waker());
                 if pending.as_mut().poll(&mut cx).is_pending() {
                     return Poll::Pending;
                 }
             } else if let Err(payload) = pending.end(End::Cancelled) {
-                match self.block.drop_panic.take() {
-                    None => self.block.drop_panic.set(Some(payload)),
-                    Some(first) => {
-                        self.block.drop_panic.set(Some(first));
-                        discard(payload);
-                    }
-                }
+                keep_first(&self.block.drop_panic, payload);
             }
             self.block.header.settle();
         }
@@ -237,7 +232,7 @@ impl<T, X> Coroutine<T, X> {
                 return Poll::Pending;
             };
             // What is ready at once need not stay.
-            let mut cx = Context::from_waker(Waker::noop());
+            let mut cx = Context::from_waker(nobody::waker());
             if pending.as_mut().poll(&mut cx).is_pending() {
                 pending.end(end).unwrap_or_else(discard);
             }

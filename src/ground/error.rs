@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::any::Any;
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +17,19 @@ pub(crate) fn discard(payload: Payload) {
         // A destructor that panics with such a value again would go on for
         // ever.
         std::mem::forget(second);
+    }
+}
+
+/// Keeps `payload`, unless there is one already: the first panic is the one that
+/// counts.
+#[cold]
+pub(crate) fn keep_first(kept: &Cell<Option<Payload>>, payload: Payload) {
+    match kept.take() {
+        None => kept.set(Some(payload)),
+        Some(first) => {
+            kept.set(Some(first));
+            discard(payload);
+        }
     }
 }
 

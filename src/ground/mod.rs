@@ -2,6 +2,7 @@
 
 pub(crate) mod ambient;
 pub(crate) mod error;
+pub(crate) mod nobody;
 pub(crate) mod report;
 pub(crate) mod switch;
 pub(crate) mod sync;

@@ -18,15 +18,19 @@ use crate::engine::context::throw_cancelled;
 /// A future that surrounds another, such as `KEY.scope(value, future)`,
 /// [`timeout`](tokio::time::timeout) or `future.instrument(span)`, is made to
 /// surround plain code: `wrap` gets a run of `f` as a future, and returns what
-/// that makes. `f` waits with [`await_sync`](crate::await_sync) as ever. It may
-/// borrow from the caller and need not be `Send`, other than the closure of
-/// [`run_sync_local`](crate::run_sync_local), because this call does not return
-/// before `f` has ended, whatever `wrap` does with the future. Calls can be
-/// nested to any depth, limited by the stack on which tokio polls.
+/// that makes. `f` waits with [`await_sync`](crate::await_sync) as ever, and need
+/// not be `Send`. Other than the closure of
+/// [`run_sync_local`](crate::run_sync_local), it may borrow from the caller,
+/// because this call does not return before `f` has ended, whatever `wrap` does
+/// with the future. Calls can be nested to any depth, limited by the stack on
+/// which tokio polls.
 ///
 /// If `wrap` ends before `f` has ended, as `timeout` does, or drops the future,
 /// `f` is cancelled, and has ended before this returns. A future that is
 /// forgotten makes no difference.
+///
+/// The value of a task-local must not be borrowed while `f` waits, in
+/// `KEY.with(|value| ..)`: tokio panics then. Clone it.
 ///
 /// `f` runs on a stack of the size that the caller's run has. Outside a run
 /// this blocks the thread, where [`await_sync`](crate::await_sync) does.
@@ -38,9 +42,9 @@ use crate::engine::context::throw_cancelled;
 ///
 /// # Panics
 ///
-/// With a panic of `f` or of `wrap`. In async code, and where the stack must not
-/// be suspended, as [`await_sync`](crate::await_sync). If there is no memory for
-/// a stack.
+/// With a panic of `f` or of `wrap`, and if `wrap` polls the future after its
+/// end. In async code, and where the stack must not be suspended, as
+/// [`await_sync`](crate::await_sync). If there is no memory for a stack.
 ///
 /// # Examples
 ///
@@ -83,6 +87,7 @@ where
         let run = Nested {
             nursery: &scope.nursery,
             output,
+            has_ended: false,
         };
         Some(Box::pin(async move { wrapped.set(Some(wrap(run).await)) }))
     });
@@ -95,13 +100,16 @@ where
 pub struct Nested<'scope, R> {
     nursery: &'scope Nursery,
     output: Rc<Cell<Option<R>>>,
+    has_ended: bool,
 }
 
 impl<R> Future for Nested<'_, R> {
     type Output = R;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        assert!(!self.has_ended, "a nested run was polled after its end");
         ready!(self.nursery.poll_lent(cx));
+        self.has_ended = true;
         match self.output.take() {
             Some(output) => Poll::Ready(output),
             // It has panicked or was cancelled. The call of `nested` says so,

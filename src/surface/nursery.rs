@@ -20,7 +20,8 @@
 //!
 //! - N1 While a child has not ended, the frame of `run` is there, and with it
 //!   all that `'scope` stands for. Nothing between the first child and the end
-//!   of the wait unwinds. Where the wait can't go on, `run` never returns: on a
+//!   of the wait unwinds. A child that is leaked, or dropped before its end,
+//!   says so. Then, or where the wait can't go on, `run` never returns: on a
 //!   coroutine its stack is leaked as it is; on a thread, which has no such
 //!   way, the process ends.
 //! - N2 The wait is a [`Wait::Scope`], which the engine never ends. The driver
@@ -37,19 +38,23 @@
 //!   frame and are never resumed.
 //! - A child can't end, because it waits where it can't be unwound, or outlives
 //!   the budget: neither can the caller. Both are leaked.
-//! - The wait is refused, because the caller must not suspend here: the children
-//!   are cancelled and polled in place. If they don't end, see N1.
+//! - The wait is refused, because the caller must not suspend or block here: the
+//!   children are cancelled and polled in place. If they don't end, see N1.
 //! - A poll panics, in a tracing subscriber or in a waker: it is caught, kept
-//!   for the caller, and the wait goes on.
+//!   for the caller, and the wait goes on. No panic leaves the poll of a child,
+//!   whose owner would drop it.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
+use std::io::{self, Write};
 use std::marker::PhantomData;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::process;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::thread;
 
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -64,11 +69,15 @@ use crate::engine::context::{
 };
 use crate::engine::coroutine::Coroutine;
 use crate::ground::ambient::Spot;
-use crate::ground::error::{Cancelled, Payload, discard};
+use crate::ground::error::{Cancelled, Payload, discard, keep_first};
+use crate::ground::nobody;
 use crate::memory::pool;
 
 /// How often children are polled in place where the caller can't wait.
 const A_LITTLE: usize = 64;
+
+/// How often one poll starts new children before it lets other tasks go on.
+const MOST_ROUNDS: usize = 64;
 
 /// How many panics of tracing subscribers and wakers are put up with.
 const MOST_PANICS: u32 = 32;
@@ -93,14 +102,22 @@ pub(crate) struct Nursery {
     incoming: RefCell<Vec<Child>>,
     /// A child that a future beside the others polls.
     lent: RefCell<Option<Child>>,
-    /// Set when the children are to end.
-    cancelled: Cell<bool>,
+    /// What the scope itself tells the children.
+    interrupt: Cell<Interrupt>,
     /// Set when the caller's run has passed its cancellation on.
     ending: Cell<bool>,
-    /// A child can't end.
-    stuck: Cell<bool>,
+    common: Rc<Common>,
     /// The first panic that nobody else has taken.
     panic: Cell<Option<Payload>>,
+}
+
+/// What all children of a scope see.
+#[derive(Default)]
+struct Common {
+    /// A child will never end (N1). Stays set.
+    stuck: Cell<bool>,
+    /// The driver was polled last where nobody is woken.
+    in_place: Cell<bool>,
 }
 
 impl<'scope> Scope<'scope, '_> {
@@ -143,10 +160,12 @@ impl<'scope> Scope<'scope, '_> {
         // has returned, or never (N1).
         let coroutine = unsafe { Coroutine::new(stack, name, Kind::Child, (), f) };
         Child {
-            coroutine: Some(coroutine),
+            coroutine,
             orders: Rc::default(),
-            panic: None,
+            is_told: false,
+            panic: Cell::new(None),
             panics: 0,
+            common: self.nursery.common.clone(),
         }
     }
 }
@@ -154,24 +173,21 @@ impl<'scope> Scope<'scope, '_> {
 impl Nursery {
     /// Tells all children, and those that come, to end.
     pub(crate) fn cancel(&self) {
-        self.cancelled.set(true);
+        self.raise(Interrupt::Cancel);
+    }
+
+    fn raise(&self, interrupt: Interrupt) {
+        self.interrupt.set(self.interrupt.get().max(interrupt));
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.get()
+        self.interrupt.get() >= Interrupt::Cancel
     }
 
     /// Keeps the first panic of a child, for the caller to resume.
     pub(crate) fn keep_panic(&self, payload: Payload) {
-        if payload.is::<Cancelled>() {
-            return;
-        }
-        match self.panic.take() {
-            None => self.panic.set(Some(payload)),
-            Some(first) => {
-                self.panic.set(Some(first));
-                discard(payload);
-            }
+        if !payload.is::<Cancelled>() {
+            keep_first(&self.panic, payload);
         }
     }
 
@@ -183,55 +199,40 @@ impl Nursery {
 
     /// Polls the child that was lent. Ready when it has ended, or has been taken
     /// over by the driver.
-    ///
-    /// # Panics
-    ///
-    /// If the child itself polls.
     pub(crate) fn poll_lent(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let Ok(mut lent) = self.lent.try_borrow_mut() else {
-            panic!("a nested run was polled by itself; `.await` it in the future around it");
-        };
+        let mut lent = self.lent.borrow_mut();
         let Some(child) = &mut *lent else {
             return Poll::Ready(());
         };
-        match Pin::new(child).poll(cx) {
-            Poll::Ready(ended) => {
-                *lent = None;
-                drop(lent);
-                self.note(ended);
-                Poll::Ready(())
-            }
-            Poll::Pending => Poll::Pending,
-        }
+        let panic = ready!(Pin::new(child).poll(cx));
+        let ended = lent.take();
+        drop(lent);
+        self.note(panic);
+        // With it goes a waker of the poll, and what that does is not ours.
+        drop(ended);
+        Poll::Ready(())
     }
 
     /// Cancels the child that was lent, and hands it to the driver.
     pub(crate) fn end_lent(&self) {
-        // If it runs right now, the driver takes it when it has suspended.
-        let Ok(mut lent) = self.lent.try_borrow_mut() else {
+        let Some(mut child) = self.lent.take() else {
             return;
         };
-        let Some(mut child) = lent.take() else {
-            return;
-        };
-        drop(lent);
-        child.orders.give(Interrupt::Cancel);
-        let mut cx = Context::from_waker(Waker::noop());
+        child.orders.raise(Interrupt::Cancel);
+        let mut cx = Context::from_waker(nobody::waker());
         match Pin::new(&mut child).poll(&mut cx) {
-            Poll::Ready(ended) => self.note(ended),
+            Poll::Ready(panic) => self.note(panic),
             Poll::Pending => self.incoming.borrow_mut().push(child),
         }
     }
 
-    /// Takes note of how a child has ended.
-    fn note(&self, ended: Ended) {
-        match ended {
-            Ended::Normally => {}
-            Ended::Panicked(payload) => self.end_with(payload),
-            Ended::Stuck => {
-                self.stuck.set(true);
-                self.cancel();
-            }
+    /// Takes note of a child that has ended, or will never.
+    fn note(&self, panic: Option<Payload>) {
+        if let Some(payload) = panic {
+            self.end_with(payload);
+        }
+        if self.common.stuck.get() {
+            self.cancel();
         }
     }
 
@@ -275,9 +276,9 @@ where
             },
             incoming: RefCell::default(),
             lent: RefCell::default(),
-            cancelled: Cell::new(false),
+            interrupt: Cell::default(),
             ending: Cell::new(false),
-            stuck: Cell::new(false),
+            common: Rc::default(),
             panic: Cell::new(None),
         },
         scope: PhantomData,
@@ -298,6 +299,7 @@ where
             Caller::Thread(_) => None,
         },
         passed_on: Interrupt::None,
+        has_polled: false,
     });
     // All children have ended.
     if let Some(payload) = nursery.panic.take() {
@@ -351,13 +353,18 @@ impl Caller<'_> {
                 Err(payload) => {
                     driver.nursery.end_with(payload);
                     panics += 1;
-                    if panics > MOST_PANICS {
-                        self.give_up();
+                    // Where it was not even polled, tokio doesn't block.
+                    let refused = !mem::take(&mut driver.has_polled);
+                    if refused || panics > MOST_PANICS {
+                        driver.poll_in_place();
+                        if !driver.is_done() {
+                            self.give_up();
+                        }
                     }
                 }
             }
         }
-        if driver.nursery.stuck.get() {
+        if driver.nursery.common.stuck.get() {
             self.give_up();
         }
         refused
@@ -369,11 +376,13 @@ impl Caller<'_> {
         match self {
             Caller::Run(header) => header.get_stuck(),
             Caller::Thread(_) => {
-                eprintln!(
+                // `eprintln!` unwinds where nothing can be written.
+                let _ = writeln!(
+                    io::stderr(),
                     "greenhack: a closure of a scope awaited in a destructor, during an unwind, \
                      where it can't be suspended; its caller can't return; aborting"
                 );
-                std::process::abort();
+                process::abort();
             }
         }
     }
@@ -399,9 +408,7 @@ impl Orders {
     /// Interrupts the child, at its next poll.
     pub(crate) fn give(&self, interrupt: Interrupt) {
         if self.raise(interrupt) {
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+            self.wake();
         }
     }
 
@@ -411,6 +418,12 @@ impl Orders {
             self.interrupt.set(interrupt);
         }
         is_news
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -422,6 +435,8 @@ struct Driver<'a> {
     /// The caller's header, if it is a run.
     caller: Option<&'a Header>,
     passed_on: Interrupt,
+    /// It was polled, since this was last asked.
+    has_polled: bool,
 }
 
 impl Driver<'_> {
@@ -431,16 +446,29 @@ impl Driver<'_> {
 
     /// What the children are to be told.
     fn interrupt(&self) -> Interrupt {
-        match self.caller {
-            Some(header) if header.is_cancelled() && header.is_expired() => Interrupt::Expire,
+        let of_caller = match self.caller {
+            Some(header) if header.is_expired() => Interrupt::Expire,
             Some(header) if header.wants_to_end() => Interrupt::Cancel,
-            _ if self.nursery.is_cancelled() => Interrupt::Cancel,
             _ => Interrupt::None,
+        };
+        of_caller.max(self.nursery.interrupt.get())
+    }
+
+    /// Sees to it that every child is polled.
+    fn wake_all(&mut self) {
+        for child in self.children.iter_mut() {
+            child.orders.wake();
+        }
+        let lent = self.nursery.lent.borrow();
+        let orders = lent.as_ref().map(|child| child.orders.clone());
+        drop(lent);
+        if let Some(orders) = orders {
+            orders.wake();
         }
     }
 
-    /// Passes news on to all children.
-    fn pass_on(&mut self) {
+    /// Passes news on to all children. Returns whether there are new ones.
+    fn pass_on(&mut self) -> bool {
         let interrupt = self.interrupt();
         if interrupt > self.passed_on {
             if !self.nursery.is_cancelled() {
@@ -452,11 +480,14 @@ impl Driver<'_> {
             }
             self.passed_on = interrupt;
         }
-        for child in self.nursery.incoming.take() {
+        let incoming = self.nursery.incoming.take();
+        let any = !incoming.is_empty();
+        for child in incoming {
             // It is polled next in any case, and needs no waking.
             child.orders.raise(interrupt);
             self.children.push(child);
         }
+        any
     }
 
     /// Drops the future beside the children, and takes over what it had.
@@ -484,10 +515,14 @@ impl Driver<'_> {
     }
 
     /// Cancels the children, and polls them where nothing would wake them.
+    /// Those that have not ended then are out of time.
     fn poll_in_place(&mut self) {
         self.nursery.cancel();
-        let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..A_LITTLE {
+        let mut cx = Context::from_waker(nobody::waker());
+        for round in 0..=A_LITTLE {
+            if round == A_LITTLE {
+                self.nursery.raise(Interrupt::Expire);
+            }
             let poll = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut *self).poll(&mut cx)));
             match poll {
                 Ok(Poll::Ready(())) => return,
@@ -502,13 +537,25 @@ impl Future for Driver<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.has_polled = true;
+        // Where nobody is woken, all children are polled, and once more in the
+        // poll that follows.
+        let in_place = nobody::is_meant(cx);
+        if self.nursery.common.in_place.replace(in_place) || in_place {
+            self.wake_all();
+        }
         self.pass_on();
         self.poll_side(cx);
+        let mut rounds = 0;
         loop {
             // Whoever was polled may have left news.
-            self.pass_on();
+            rounds += usize::from(self.pass_on());
+            if rounds > MOST_ROUNDS {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.children.poll_next_unpin(cx) {
-                Poll::Ready(Some(ended)) => self.nursery.note(ended),
+                Poll::Ready(Some(panic)) => self.nursery.note(panic),
                 Poll::Ready(None) if self.is_done() => return Poll::Ready(()),
                 Poll::Ready(None) | Poll::Pending => {
                     let news = self.interrupt() > self.passed_on;
@@ -523,86 +570,94 @@ impl Future for Driver<'_> {
 
 /// One coroutine of a scope.
 struct Child {
-    /// `None` when it has ended or was leaked.
-    coroutine: Option<Coroutine<(), ()>>,
+    coroutine: Coroutine<(), ()>,
     orders: Rc<Orders>,
+    /// The coroutine has heard of its cancellation.
+    is_told: bool,
     /// The panic of a poll, which is not the closure's.
-    panic: Option<Payload>,
+    panic: Cell<Option<Payload>>,
     panics: u32,
-}
-
-/// How a child has ended. (Its closure deals with its own panics.)
-enum Ended {
-    Normally,
-    Panicked(Payload),
-    Stuck,
+    common: Rc<Common>,
 }
 
 impl Future for Child {
-    type Output = Ended;
+    /// The panic that it leaves behind, if any: its closure deals with its own.
+    type Output = Option<Payload>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+    /// Ready when the child has ended, or never will. Never unwinds.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
         let this = self.get_mut();
-        this.orders.waker.set(Some(cx.waker().clone()));
-        catch_unwind(AssertUnwindSafe(|| this.drive(cx)))
-            .unwrap_or_else(|payload| this.poll_panicked(payload, cx))
+        let poll = catch_unwind(AssertUnwindSafe(|| {
+            this.orders.waker.set(Some(cx.waker().clone()));
+            this.drive(cx)
+        }));
+        poll.unwrap_or_else(|payload| this.poll_panicked(payload, cx))
     }
 }
 
 impl Child {
-    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let Some(coroutine) = &mut self.coroutine else {
-            return Poll::Ready(Ended::Normally);
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
+        let coroutine = &mut self.coroutine;
+        let mut in_place = Context::from_waker(nobody::waker());
+        let cx = if self.common.in_place.get() {
+            &mut in_place
+        } else {
+            cx
         };
         let interrupt = self.orders.interrupt.get();
         let mut poll = Poll::Pending;
-        if CAN_UNWIND && interrupt >= Interrupt::Cancel && !coroutine.is_cancelled() {
+        if CAN_UNWIND && interrupt >= Interrupt::Cancel && !self.is_told {
             poll = coroutine.cancel();
+            self.is_told = true;
         }
+        let is_out_of_time = CAN_UNWIND && interrupt == Interrupt::Expire;
         if poll.is_pending() && !coroutine.is_stuck() {
-            if CAN_UNWIND && interrupt == Interrupt::Expire {
-                poll = coroutine.expire();
-                if poll.is_pending() {
-                    return self.get_stuck();
-                }
+            poll = if is_out_of_time {
+                coroutine.expire()
             } else {
-                poll = coroutine.poll(cx, Spot::anywhere());
-            }
+                coroutine.poll(cx, Spot::anywhere())
+            };
         }
         match poll {
             Poll::Ready(outcome) => {
-                let left = coroutine.left_panic(outcome);
-                let first = self.panic.take().or(left);
-                Poll::Ready(first.map_or(Ended::Normally, Ended::Panicked))
+                if let Some(payload) = coroutine.left_panic(outcome) {
+                    keep_first(&self.panic, payload);
+                }
+                Poll::Ready(self.panic.take())
             }
-            Poll::Pending if coroutine.is_stuck() => self.get_stuck(),
+            Poll::Pending if is_out_of_time || coroutine.is_stuck() => self.get_stuck(),
             Poll::Pending => Poll::Pending,
         }
     }
 
     #[cold]
-    fn poll_panicked(&mut self, payload: Payload, cx: &mut Context<'_>) -> Poll<Ended> {
-        self.panic.get_or_insert(payload);
+    fn poll_panicked(&mut self, payload: Payload, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
+        keep_first(&self.panic, payload);
         self.panics += 1;
-        let has_ended = self.coroutine.as_ref().is_none_or(Coroutine::has_ended);
-        if has_ended {
-            let first = self.panic.take();
-            return Poll::Ready(first.map_or(Ended::Normally, Ended::Panicked));
+        if self.coroutine.has_ended() {
+            return Poll::Ready(self.panic.take());
         }
         if self.panics > MOST_PANICS {
             return self.get_stuck();
         }
-        self.orders.give(Interrupt::Cancel);
-        cx.waker().wake_by_ref();
+        self.orders.raise(Interrupt::Cancel);
+        catch_unwind(AssertUnwindSafe(|| cx.waker().wake_by_ref())).unwrap_or_else(discard);
         Poll::Pending
     }
 
-    /// Leaks the coroutine. Its caller must not return (N1).
+    /// Gives up. Its owner drops it, and so leaks the coroutine.
     #[cold]
-    fn get_stuck(&mut self) -> Poll<Ended> {
-        if let Some(coroutine) = self.coroutine.take() {
-            coroutine.leak("its scope can't end");
+    fn get_stuck(&mut self) -> Poll<Option<Payload>> {
+        self.common.stuck.set(true);
+        Poll::Ready(self.panic.take())
+    }
+}
+
+impl Drop for Child {
+    /// Says so, if the coroutine is leaked with it (N1).
+    fn drop(&mut self) {
+        if !self.coroutine.has_ended() {
+            self.common.stuck.set(true);
         }
-        Poll::Ready(Ended::Stuck)
     }
 }

@@ -32,7 +32,7 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
@@ -44,6 +44,7 @@ use super::{outside, workers};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{Spot, thread_is_alive};
 use crate::ground::error::discard;
+use crate::ground::nobody;
 
 /// Whether a suspended stack can be unwound.
 pub(crate) const CAN_UNWIND: bool = cfg!(panic = "unwind");
@@ -212,7 +213,7 @@ impl<T: 'static> Drop for Reaper<T> {
         if CAN_UNWIND && !coroutine.is_cancelled() {
             poll = coroutine.cancel();
         }
-        let mut cx = Context::from_waker(Waker::noop());
+        let mut cx = Context::from_waker(nobody::waker());
         for _ in 0..A_LITTLE {
             if poll.is_ready() || coroutine.is_stuck() {
                 break;

@@ -52,12 +52,17 @@ pub(crate) fn in_child(name: &str, f: impl FnOnce()) -> Output {
         f();
         std::process::exit(0);
     }
-    Command::new(env::current_exe().expect("the test has a path"))
+    again(name).output().expect("the test starts again")
+}
+
+/// The command that runs the test `name` as its own child.
+pub(crate) fn again(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("the test has a path"));
+    command
         .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(CHILD, name)
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .expect("the test starts again")
+        .env("RUST_BACKTRACE", "0");
+    command
 }
 
 /// Runs the test `name` in a process of its own, which must end well.

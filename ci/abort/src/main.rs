@@ -3,11 +3,12 @@
 //! Nothing can unwind here, so each run must be detached and go on to its end.
 //! `ci/abort.sh` counts the lines that this prints.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use greenhack::{await_or_cancelled, await_sync, run_sync, run_sync_local, shield};
+use greenhack::{await_or_cancelled, await_sync, nested, race, run_sync, run_sync_local, shield};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{LocalSet, yield_now};
@@ -22,6 +23,8 @@ fn main() {
     aborted("on a worker", &multi_thread);
     local(&current_thread);
     outside(&current_thread);
+    scoped("in place", &current_thread);
+    scoped("on a worker", &multi_thread);
     assert_eq!(greenhack::leaked_runs(), 0);
 }
 
@@ -98,4 +101,40 @@ fn outside(rt: &Runtime) {
     drop(run);
     go.notify_one();
     rt.block_on(async { ended.recv().await.unwrap() });
+}
+
+/// A run is dropped while it waits for closures that have lost.
+fn scoped(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let (name, inner) = (
+            format!("closures of a run that was dropped {place}"),
+            go.clone(),
+        );
+        let run = run_sync(move || {
+            let has_lost = Cell::new(false);
+            let loser = || {
+                await_sync(inner.notified());
+                has_lost.set(true);
+            };
+            race([&loser as &dyn Fn(), &|| ()]);
+            // Nobody has told it to end.
+            assert!(has_lost.get());
+            let f = || serve(&name, &inner, &sender);
+            nested(f, async |run| {
+                tokio::select! {
+                    biased;
+                    () = run => unreachable!(),
+                    () = async {} => {}
+                }
+            });
+        });
+        assert!(timeout(Duration::from_millis(20), run).await.is_err());
+        go.notify_one();
+        yield_now().await;
+        go.notify_one();
+        ended.recv().await.unwrap();
+        assert!(ended.recv().await.is_none());
+    });
 }
