@@ -24,6 +24,9 @@ pub mod cookbook {
     pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
+    #[cfg(feature = "axum")]
+    #[doc = include_str!("../docs/cookbook/serving.md")]
+    pub mod serving {}
     #[doc = include_str!("../docs/cookbook/time.md")]
     pub mod time {}
     #[cfg(feature = "tracing")]

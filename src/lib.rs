@@ -7,6 +7,8 @@ mod ground;
 mod memory;
 mod surface;
 
+#[cfg(feature = "axum")]
+pub use adapters::axum;
 pub use adapters::block::block;
 #[cfg(any(
     feature = "diesel-postgres",

@@ -1,5 +1,7 @@
 //! Row 4: what the verbs make of the async world, by the public API alone.
 
+#[cfg(feature = "axum")]
+pub mod axum;
 pub(crate) mod block;
 #[cfg(any(
     feature = "diesel-postgres",

@@ -7,6 +7,7 @@ pub(crate) mod local_run;
 pub(crate) mod nested;
 pub(crate) mod nursery;
 pub(crate) mod outside;
+pub(crate) mod pinned;
 pub(crate) mod queue;
 pub(crate) mod reaper;
 pub(crate) mod run;

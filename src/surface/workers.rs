@@ -8,11 +8,14 @@
 //!
 //! The workers start when the first run needs them, one for each core. A
 //! service that wants others calls [`Builder::start`] first.
+//!
+//! A service that wants no hop brings its async code to workers of its own,
+//! see [`Builder::run_each`].
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +37,8 @@ use crate::engine::residents;
 use crate::ground::error::discard;
 use crate::ground::report;
 use crate::memory::pool;
+
+pub use super::pinned::{Worker, Workers};
 
 /// How many runs a worker starts before it looks after those it has.
 const STARTS_PER_TICK: usize = 4;
@@ -65,7 +70,7 @@ const IDLE_TICK: Duration = Duration::from_millis(100);
 #[must_use = "the settings do nothing until `start` is called"]
 pub struct Builder {
     threads: Option<usize>,
-    thread_name: String,
+    pub(super) thread_name: String,
 }
 
 impl Default for Builder {
@@ -102,6 +107,13 @@ impl Builder {
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
         self.thread_name = name.into();
         self
+    }
+
+    pub(super) fn count(&self) -> usize {
+        match self.threads {
+            Some(threads) => threads,
+            None => thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 
     /// Starts the workers of this process.
@@ -164,23 +176,8 @@ pub async fn shutdown(limit: Duration) {
         return;
     };
     pool.close(limit);
-    let mut running = pool.shared.running.subscribe();
-    let ended = async move {
-        // The sender lives as long as the process.
-        let _ = running.wait_for(|running| *running == 0).await;
-    };
-    // On a runtime that has a timer, and is not that of the caller.
-    let ended = outside::process_runtime().spawn(timeout(limit.saturating_add(GRACE), ended));
-    if !matches!(ended.await, Ok(Ok(()))) {
-        report::warn(
-            "a worker has not ended, because a run blocks it",
-            "let blocking work run in `tokio::task::spawn_blocking`",
-        );
-    }
+    pool.shared.staff.end_within(limit).await;
 }
-
-/// How long after the limit a worker may need to end.
-const GRACE: Duration = Duration::from_secs(1);
 
 /// A run that has not started.
 pub(crate) trait Job: Send + Sync {
@@ -205,9 +202,7 @@ struct Pool {
 
 struct Shared {
     queue: Queue<Arc<dyn Job>>,
-    limit: Mutex<Duration>,
-    /// How many workers there are.
-    running: watch::Sender<usize>,
+    staff: Staff,
 }
 
 impl Pool {
@@ -215,8 +210,7 @@ impl Pool {
         Pool {
             shared: Arc::new(Shared {
                 queue: Queue::new(threads),
-                limit: Mutex::new(Duration::ZERO),
-                running: watch::Sender::new(0),
+                staff: Staff::new(Duration::ZERO),
             }),
         }
     }
@@ -229,24 +223,12 @@ impl Pool {
     }
 
     fn start(builder: &Builder) -> io::Result<Pool> {
-        let threads = match builder.threads {
-            Some(threads) => threads,
-            None => thread::available_parallelism().map_or(1, usize::from),
-        };
+        let threads = builder.count();
         let pool = Pool::new(threads);
-        let (sender, started) = mpsc::channel();
-        let start = |index| {
-            let (shared, sender) = (pool.shared.clone(), sender.clone());
-            shared.running.send_modify(|running| *running += 1);
-            thread::Builder::new()
-                .name(format!("{}-{index}", builder.thread_name))
-                .spawn(move || work(&shared, index, &sender))?;
-            // Every worker tells how it has begun.
-            started
-                .recv()
-                .unwrap_or_else(|error| Err(io::Error::other(error)))
-        };
-        let result = (0..threads).try_for_each(start);
+        let result = hire(threads, &builder.thread_name, |index| {
+            let shared = pool.shared.clone();
+            move |started: Started| work(&shared, index, started)
+        });
         if result.is_err() {
             pool.shared.queue.close();
         }
@@ -254,32 +236,23 @@ impl Pool {
     }
 
     fn close(&self, limit: Duration) {
-        let mut current = self
-            .shared
-            .limit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *current = limit;
-        drop(current);
+        self.shared.staff.set_limit(limit);
         self.shared.queue.close();
     }
 }
 
-/// The life of a worker.
-fn work(shared: &Arc<Shared>, index: usize, started: &mpsc::Sender<io::Result<()>>) {
-    let _end = AtEnd(shared);
-    let runtime = match runtime(shared, index) {
+/// The life of a worker of the pool.
+fn work(shared: &Arc<Shared>, index: usize, started: Started) {
+    let _end = shared.staff.arrive();
+    let (parking, unparking) = (shared.clone(), shared.clone());
+    let park = move || parking.queue.park(index);
+    let unpark = move || unparking.queue.unpark(index);
+    let runtime = match runtime(park, unpark) {
         Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = started.send(Err(error));
-            return;
-        }
+        Err(error) => return started.tell(Err(error)),
     };
-    let _ = started.send(Ok(()));
-    IS_WORKER.set(true);
-    pool::will_tick();
-    runtime.block_on(async {
-        spawn_local(give_memory_back());
+    started.tell(Ok(()));
+    drive(&shared.staff, runtime, async {
         let mut has_started = false;
         loop {
             let queue = &shared.queue;
@@ -298,10 +271,103 @@ fn work(shared: &Arc<Shared>, index: usize, started: &mpsc::Sender<io::Result<()
             }
             has_started = true;
         }
+    });
+}
+
+/// What workers share with those who wait for their end.
+pub(super) struct Staff {
+    limit: Mutex<Duration>,
+    /// How many workers there are.
+    running: watch::Sender<usize>,
+}
+
+impl Staff {
+    pub(super) fn new(limit: Duration) -> Staff {
+        Staff {
+            limit: Mutex::new(limit),
+            running: watch::Sender::new(0),
+        }
+    }
+
+    /// Notes that the thread of a worker lives, until that is dropped.
+    pub(super) fn arrive(&self) -> impl Sized + use<'_> {
+        self.running.send_modify(|running| *running += 1);
+        AtEnd(self)
+    }
+
+    /// Sets how long what is left on a worker that closes may take to end.
+    pub(super) fn set_limit(&self, limit: Duration) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    fn limit(&self) -> Duration {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no worker is left.
+    pub(super) fn end(&self) -> impl Future<Output = ()> + Send + Sync + use<> {
+        let mut running = self.running.subscribe();
+        async move {
+            // If the sender is gone, so are the workers.
+            let _ = running.wait_for(|running| *running == 0).await;
+        }
+    }
+
+    /// Waits until no worker is left, or one has not ended in time.
+    pub(super) async fn end_within(&self, limit: Duration) {
+        // On a runtime that has a timer, and is not that of the caller.
+        let ended = timeout(limit.saturating_add(GRACE), self.end());
+        let ended = outside::process_runtime().spawn(ended);
+        if !matches!(ended.await, Ok(Ok(()))) {
+            report::warn(
+                "a worker has not ended, because a run blocks it",
+                "let blocking work run in `tokio::task::spawn_blocking`",
+            );
+        }
+    }
+}
+
+/// How long after the limit a worker may need to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// By which a worker tells how it has begun.
+pub(super) struct Started(mpsc::Sender<io::Result<()>>);
+
+impl Started {
+    pub(super) fn tell(self, result: io::Result<()>) {
+        // Nobody listens if the one who starts the workers has panicked.
+        let _ = self.0.send(result);
+    }
+}
+
+/// Starts threads, each with a life of its own, and waits until each tells that
+/// it has begun. Ends with the first that can't.
+pub(super) fn hire<F>(threads: usize, name: &str, life: impl Fn(usize) -> F) -> io::Result<()>
+where
+    F: FnOnce(Started) + Send + 'static,
+{
+    (0..threads).try_for_each(|index| {
+        let (sender, started) = mpsc::channel();
+        let life = life(index);
+        thread::Builder::new()
+            .name(format!("{name}-{index}"))
+            .spawn(move || life(Started(sender)))?;
+        started
+            .recv()
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+    })
+}
+
+/// Makes this thread a worker until `life` ends and its runs have.
+pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Output = ()>) {
+    IS_WORKER.set(true);
+    pool::will_tick();
+    runtime.block_on(async {
+        spawn_local(give_memory_back());
+        life.await;
         close();
-        let limit = *shared.limit.lock().unwrap_or_else(PoisonError::into_inner);
         // What is left then is leaked when the runtime drops it.
-        let _ = timeout(limit, all_have_ended()).await;
+        let _ = timeout(staff.limit(), all_have_ended()).await;
     });
     runtime.shutdown_background();
 }
@@ -320,7 +386,7 @@ async fn give_memory_back() {
 }
 
 /// The end of a worker, however it comes about.
-struct AtEnd<'a>(&'a Shared);
+struct AtEnd<'a>(&'a Staff);
 
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
@@ -342,17 +408,20 @@ impl Drop for AtEnd<'_> {
     }
 }
 
-fn runtime(shared: &Arc<Shared>, index: usize) -> io::Result<LocalRuntime> {
-    let (parking, unparking) = (shared.clone(), shared.clone());
+/// The runtime of a worker, which calls these when its thread parks and after.
+pub(super) fn runtime(
+    park: impl Fn() + Send + Sync + 'static,
+    unpark: impl Fn() + Send + Sync + 'static,
+) -> io::Result<LocalRuntime> {
     RuntimeBuilder::new_current_thread()
         .enable_all()
         .on_thread_park(move || {
-            parking.queue.park(index);
+            park();
             if pool::has_surplus() {
                 SURPLUS.with(|surplus| surplus.notify_one());
             }
         })
-        .on_thread_unpark(move || unparking.queue.unpark(index))
+        .on_thread_unpark(unpark)
         .build_local(LocalOptions::default())
 }
 
