@@ -8,5 +8,5 @@ export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1"
 # Not the tests of messages of the compiler, nor of programs of their own.
 tests=$(ls tests/*.rs | sed 's/.*\/\(.*\)\.rs/--test \1/' | grep -v '_ui$\|example_')
 # A stack overflow is for AddressSanitizer to report, not for us.
-counted cargo "+$NIGHTLY" test --target "$HOST" --all-features --lib $tests -- --skip overflow
+counted cargo "+$NIGHTLY" test --target "$HOST" --features full --lib $tests -- --skip overflow
 proved "$PASSED tests passed in AddressSanitizer"

@@ -6,5 +6,5 @@ runner="CARGO_TARGET_$(echo "$HOST" | tr 'a-z-' 'A-Z_')_RUNNER"
 export "$runner=valgrind --quiet --error-exitcode=99 --max-stackframe=8388608"
 # Valgrind has to be told of each stack, which those out of slabs aren't.
 export RUSTFLAGS="--cfg greenhack_valgrind"
-counted cargo test --all-features --test smoke --test miri_protocol
+counted cargo test --features full --test smoke --test miri_protocol
 proved "$PASSED tests passed in valgrind"
