@@ -3,10 +3,8 @@
 #![cfg(feature = "diesel")]
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, unreachable_pub, reason = "shared")]
 #[path = "support/orders.rs"]
 mod orders;
-#[allow(dead_code, unreachable_pub, reason = "shared")]
 #[path = "support/postgres.rs"]
 mod postgres;
 mod support;

@@ -2,7 +2,6 @@
 #![cfg(feature = "diesel")]
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, unreachable_pub, reason = "shared")]
 #[path = "support/orders.rs"]
 mod orders;
 mod support;

@@ -254,7 +254,10 @@ fn plain_app() -> Router {
 fn compute_sometimes() {
     use std::sync::atomic::{AtomicU64, Ordering};
     static CALLS: AtomicU64 = AtomicU64::new(0);
-    if CALLS.fetch_add(1, Ordering::Relaxed) % STALL_EVERY == 0 {
+    if CALLS
+        .fetch_add(1, Ordering::Relaxed)
+        .is_multiple_of(STALL_EVERY)
+    {
         let begin = Instant::now();
         while begin.elapsed() < STALL {
             std::hint::spin_loop();

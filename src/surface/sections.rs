@@ -21,7 +21,9 @@ use crate::engine::context::{Frame, Place, current, on_parents_stack};
 /// # Cancel safety
 ///
 /// If the task is dropped in `f`, `f` runs to its end; the code after `shield`
-/// is not reached.
+/// is not reached. A plain wait in `f` that is still pending when the budget is
+/// over can neither return nor unwind: the run is leaked. Where that may be, wait
+/// with [`await_or_cancelled`](crate::await_or_cancelled), which then returns.
 ///
 /// # Examples
 ///

@@ -1,5 +1,10 @@
 //! What the tests of Diesel share: a book of orders, kept by plain code that does
 //! not know its database, and what must hold of pools whichever they are.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
 
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};

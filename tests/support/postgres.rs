@@ -1,4 +1,5 @@
 //! A place of its own for each test in a PostgreSQL that runs already.
+#![allow(unreachable_pub, reason = "it is a module of a test binary")]
 
 use std::env;
 use std::io::{Write, stderr};

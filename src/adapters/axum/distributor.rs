@@ -448,7 +448,7 @@ impl<L: Listener<Io: Movable>> Unlocking for MutexGuard<'_, State<L>> {
 
 /// A worker's listener: what a [`Distributor`] hands to it.
 ///
-/// It is a [`Listener`] for [`axum::serve`](::axum::serve), to be used on the
+/// It is a [`Listener`] for [`axum::serve`](::axum::serve()), to be used on the
 /// worker. Its `accept` waits for ever when the distributor is gone. It does
 /// not know its address; the distributor does.
 ///

@@ -39,7 +39,7 @@ pub type Pinned<L> = TapIo<WorkerListener<L>, fn(&mut Connection<<L as Listener>
 
 /// Serves an app on workers, so that its handlers run in place.
 ///
-/// It takes the place of [`axum::serve`](::axum::serve), with the same listener
+/// It takes the place of [`axum::serve`](::axum::serve()), with the same listener
 /// and the same app, in any tokio runtime that has I/O and time. That runtime
 /// accepts the connections. Requests are served by threads of their own, one for
 /// each core, until the future ends.
@@ -49,7 +49,7 @@ pub type Pinned<L> = TapIo<WorkerListener<L>, fn(&mut Connection<<L as Listener>
 /// - A connection stays on its worker, with all its requests. A connection that
 ///   is much busier than others is not spread over the cores, and a handler that
 ///   blocks its thread holds up the connections of its worker. Where that
-///   matters, [`axum::serve`](::axum::serve) with the hop is the better choice.
+///   matters, [`axum::serve`](::axum::serve()) with the hop is the better choice.
 /// - What handlers spawn belongs to the runtime of their worker, and ends with
 ///   it, at the end of this future. After a graceful shutdown that holds for
 ///   websockets, too.
