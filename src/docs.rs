@@ -14,6 +14,8 @@ pub mod cookbook {
     #[cfg(feature = "diesel")]
     #[doc = include_str!("../docs/cookbook/diesel.md")]
     pub mod diesel {}
+    #[doc = include_str!("../docs/cookbook/escapes.md")]
+    pub mod escapes {}
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
     #[cfg(feature = "ureq")]

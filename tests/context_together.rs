@@ -8,7 +8,7 @@ mod support;
 use std::cell::Cell;
 
 use events::Written;
-use greenhack::{Ambient, await_sync, builder, run_sync_local, with_ambient};
+use greenhack::{Ambient, await_sync, builder, join, nested, with_ambient};
 use support::in_each_place;
 use tokio::sync::Barrier;
 use tokio::task::yield_now;
@@ -58,14 +58,18 @@ async fn check_async(id: u32, step: Option<u32>) {
 fn serve(id: u32) {
     check(id, None);
     for step in 0..3 {
-        await_sync(check_async(id, None));
-        let nested = run_sync_local(move || {
-            check(id, Some(step));
-            with_ambient(User(id), || work(id, step));
-            check(id, Some(step));
-        });
-        let nested = async { nested.instrument(info_span!("nested", id)).await };
-        await_sync(STEP.scope(step, nested));
+        join(|| await_sync(check_async(id, None)), || check(id, None));
+        nested(
+            || {
+                check(id, Some(step));
+                with_ambient(User(id), || work(id, step));
+                check(id, Some(step));
+            },
+            async |run| {
+                let run = run.instrument(info_span!("nested", id));
+                STEP.scope(step, run).await;
+            },
+        );
         check(id, None);
     }
 }
@@ -138,7 +142,7 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
             events[id.parse::<usize>().unwrap()] += 1;
         }
         for (id, events) in events.into_iter().enumerate() {
-            assert_eq!(events, 1 + 3 * (5 + id % 4 * 3), "of the {id}th run");
+            assert_eq!(events, 1 + 3 * (6 + id % 4 * 3), "of the {id}th run");
         }
         assert!(dispatch.current_span().id().is_none());
         assert!(REQUEST.try_get().is_err());
