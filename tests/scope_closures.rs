@@ -14,21 +14,12 @@ use greenhack::{
     Cancelled, await_in_drop, await_sync, in_context, join, join_all, leaked_runs, map_concurrent,
     must_suspend, no_suspend, race, run_sync, run_sync_local, scope, shield,
 };
-use support::{Log, in_each_place, on_drop, panic_of, signal, text};
+use support::{Log, everywhere, in_each_place, on_drop, panic_of, signal, text};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 
 fn pause() {
     await_sync(yield_now());
-}
-
-/// Runs `f` in a run of each place, and on a plain thread.
-fn everywhere(f: impl Fn() + Clone + Send + 'static) {
-    in_each_place(|place| {
-        let f = f.clone();
-        async move { place.spawn(f).await.unwrap() }
-    });
-    thread::spawn(f).join().unwrap();
 }
 
 #[test]

@@ -6,11 +6,10 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::thread;
 use std::time::Duration;
 
 use greenhack::{Cancelled, await_sync, in_context, join, join_all, leaked_runs, nested};
-use support::{Log, in_each_place, on_drop, panic_of, signal, text};
+use support::{Log, everywhere, in_each_place, on_drop, panic_of, signal, text};
 use tokio::task::yield_now;
 use tokio::time::{self, timeout};
 
@@ -21,15 +20,6 @@ tokio::task_local! {
 
 fn pause() {
     await_sync(yield_now());
-}
-
-/// Runs `f` in a run of each place, and on a plain thread.
-fn everywhere(f: impl Fn() + Clone + Send + 'static) {
-    in_each_place(|place| {
-        let f = f.clone();
-        async move { place.spawn(f).await.unwrap() }
-    });
-    thread::spawn(f).join().unwrap();
 }
 
 #[test]

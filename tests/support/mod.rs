@@ -91,6 +91,15 @@ pub fn in_each_place<F: Future<Output = ()>>(test: impl Fn(Place) -> F) {
     }
 }
 
+/// Runs `f` in a run of each place, and on a plain thread.
+pub fn everywhere(f: impl Fn() + Clone + Send + 'static) {
+    in_each_place(|place| {
+        let f = f.clone();
+        async move { place.spawn(f).await.unwrap() }
+    });
+    std::thread::spawn(f).join().unwrap();
+}
+
 pub fn current_thread() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
