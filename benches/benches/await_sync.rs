@@ -255,6 +255,7 @@ fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
 
 #[cfg(feature = "tracing")]
 fn spans(table: &Table, rt: &Runtime) {
+    use tracing::instrument::WithSubscriber;
     use tracing::{Instrument, info_span};
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::util::SubscriberInitExt;
@@ -275,6 +276,10 @@ fn spans(table: &Table, rt: &Runtime) {
         case("pending once, with a subscriber")
             .side("no span", |n| {
                 in_task(rt, run_sync(move || timed(|| waits(n))))
+            })
+            .side("no span, a subscriber of its own", |n| {
+                let run = run_sync(move || timed(|| waits(n)));
+                in_task(rt, run.with_subscriber(tracing_subscriber::registry()))
             })
             .side("a span around the run", |n| {
                 let run = run_sync(move || timed(|| waits(n)));
