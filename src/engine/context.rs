@@ -37,9 +37,9 @@ use std::pin::Pin;
 use std::ptr;
 use std::thread;
 
-use super::mounts::{Base, FirstPanic, Mounts};
+use super::mounts::{Base, Entry, FirstPanic, Mounts};
 use super::pending::{End, Pollable, Slot};
-use crate::ground::ambient::Moved;
+use crate::ground::ambient::{Moved, Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, Refusal, discard};
 use crate::ground::switch::Yielder;
 use crate::ground::unwind::{self, Hidden};
@@ -85,55 +85,86 @@ pub(crate) enum Unfinished {
 /// What a coroutine shares with its parent.
 ///
 /// Both sides see it through shared references and raw pointers only, so it is
-/// made of cells.
+/// made of cells. What each suspension looks at comes first, in one line of the
+/// cache: with many runs that are resumed in turn, lines are what counts.
+#[repr(C)]
 pub(crate) struct Header {
-    name: Cow<'static, str>,
-    kind: Kind,
-    stack_size: usize,
     yielder: Cell<*const Yielder>,
     pending: Cell<Option<*mut dyn Pollable>>,
+    /// Where it was polled last.
+    spot: Cell<Spot>,
+    thread: ThreadToken,
     wait: Cell<Wait>,
-    /// Set together with one of the three below it, so that the fast path has
-    /// one thing to look at.
+    /// Set together with one of the three further below, so that the fast path
+    /// has one thing to look at.
     attention: Cell<bool>,
+    /// The coroutine can neither wait nor unwind and must be leaked. Only
+    /// after `cancelled`; stays set.
+    stuck: Cell<bool>,
+    /// The suspended stack is in the middle of an unwind.
+    unwinding: Cell<bool>,
+    /// Its scheduler keeps to the thread, and polls it directly.
+    is_direct: bool,
+    /// There are entries in `mounts`.
+    is_mounting: Cell<bool>,
+    /// `no_suspends` is not 0.
+    no_suspend: Cell<bool>,
+    /// It was suspended with its task pending.
+    has_suspended: Cell<bool>,
+
+    // What is below is not looked at.
     /// The run is cancelled. Stays set.
     cancelled: Cell<bool>,
     /// The budget for cleanup is over. Only after `cancelled`; stays set.
     expired: Cell<bool>,
-    /// The coroutine can neither wait nor unwind and must be leaked. Only
-    /// after `cancelled`; stays set.
-    stuck: Cell<bool>,
+    kind: Kind,
     throws: Cell<u32>,
     shields: Cell<u32>,
     no_suspends: Cell<u32>,
-    suspensions: Cell<u64>,
     /// The unwinds that were taken from the thread's count with the suspended
     /// stack.
     hidden: Cell<Hidden>,
-    /// The suspended stack is in the middle of an unwind.
-    unwinding: Cell<bool>,
+    stack_size: usize,
+    name: Cow<'static, str>,
     mounts: Mounts,
 }
 
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(std::mem::offset_of!(Header, cancelled) <= 64);
+
 impl Header {
-    pub(crate) fn new(name: Cow<'static, str>, kind: Kind, stack_size: usize) -> Header {
+    /// `spot` is where it is polled first; `is_direct`, whether by a scheduler
+    /// that keeps to this thread.
+    #[inline]
+    pub(crate) fn new(
+        name: Cow<'static, str>,
+        kind: Kind,
+        stack_size: usize,
+        spot: Spot,
+        is_direct: bool,
+    ) -> Header {
         Header {
-            name,
-            kind,
-            stack_size,
             yielder: Cell::new(ptr::null()),
             pending: Cell::new(None),
+            spot: Cell::new(spot),
+            thread: ThreadToken::current(),
             wait: Cell::new(Wait::Unwind),
             attention: Cell::new(false),
+            stuck: Cell::new(false),
+            unwinding: Cell::new(false),
+            is_direct,
+            is_mounting: Cell::new(false),
+            no_suspend: Cell::new(false),
+            has_suspended: Cell::new(false),
             cancelled: Cell::new(false),
             expired: Cell::new(false),
-            stuck: Cell::new(false),
+            kind,
             throws: Cell::new(0),
             shields: Cell::new(0),
             no_suspends: Cell::new(0),
-            suspensions: Cell::new(0),
             hidden: Cell::new(Hidden::NONE),
-            unwinding: Cell::new(false),
+            stack_size,
+            name,
             mounts: Mounts::new(),
         }
     }
@@ -163,6 +194,16 @@ impl Header {
         self.pending.set(Some(pointer));
         self.wait.set(wait);
         self.suspend();
+        match slot {
+            Slot::Ready(output) => Ok(output),
+            unfinished => self.unfinished(unfinished, wait),
+        }
+    }
+
+    /// What became of a wait that has no output.
+    #[cold]
+    #[inline(never)]
+    fn unfinished<F: Future>(&self, slot: Slot<F>, wait: Wait) -> Result<F::Output, Unfinished> {
         match slot {
             Slot::Ready(output) => Ok(output),
             // A run that it awaited was cancelled: no reason to abort.
@@ -263,6 +304,14 @@ impl Header {
 
     /// Runs `f`, in which a wait that is not ready at once is an error.
     pub(crate) fn no_suspend<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Restore<'a>(&'a Header);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.no_suspend.set(self.0.no_suspends.get() > 0);
+            }
+        }
+        self.no_suspend.set(true);
+        let _restore = Restore(self);
         self.counted(&self.no_suspends, f)
     }
 
@@ -278,14 +327,32 @@ impl Header {
         f()
     }
 
-    /// What is mounted while the coroutine runs.
-    pub(crate) fn mounts(&self) -> &Mounts {
-        &self.mounts
+    /// Adds what is to be mounted while the coroutine runs, and is mounted now.
+    pub(crate) fn push_mount(&self, entry: Entry) {
+        self.mounts.push(entry);
+        self.is_mounting.set(true);
     }
 
-    /// How often the coroutine has been suspended with its task pending.
-    pub(crate) fn suspensions(&self) -> u64 {
-        self.suspensions.get()
+    /// Removes what was added last.
+    pub(crate) fn pop_mount(&self) -> Option<Entry> {
+        let entry = self.mounts.pop();
+        self.is_mounting.set(!self.mounts.is_empty());
+        entry
+    }
+
+    /// Runs `f`, and returns whether the coroutine was suspended in it with its
+    /// task pending.
+    pub(crate) fn suspends<R>(&self, f: impl FnOnce() -> R) -> (R, bool) {
+        struct Restore<'a>(&'a Cell<bool>, bool);
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1 || self.0.get());
+            }
+        }
+        let before = self.has_suspended.replace(false);
+        let _restore = Restore(&self.has_suspended, before);
+        let output = f();
+        (output, self.has_suspended.get())
     }
 
     // The parent's side.
@@ -328,30 +395,75 @@ impl Header {
         self.pending.set(None);
     }
 
-    /// Brings the coroutine's unwinds to the thread, before it is resumed.
+    /// Takes the parent's unwinds from the thread, and brings the coroutine's,
+    /// before it is resumed.
     #[inline(always)]
-    pub(crate) fn show_unwinds(&self) {
-        unwind::show(self.hidden.replace(Hidden::NONE));
-    }
-
-    /// Takes the coroutine's unwinds from the thread, when it has suspended.
-    #[inline(always)]
-    pub(crate) fn hide_unwinds(&self) {
-        if cfg!(greenhack_threads) {
-            // The thread of the stand-in knows, and has left word.
-            return;
+    pub(crate) fn swap_unwinds_in(&self) -> Hidden {
+        if thread::panicking() || self.unwinding.get() {
+            self.swap_in()
+        } else {
+            Hidden::NONE
         }
-        self.unwinding.set(thread::panicking());
-        self.hidden.set(unwind::hide());
+    }
+
+    #[cold]
+    fn swap_in(&self) -> Hidden {
+        let parents = unwind::hide();
+        if !cfg!(greenhack_threads) {
+            self.unwinding.set(false);
+        }
+        unwind::show(self.hidden.replace(Hidden::NONE));
+        parents
+    }
+
+    /// Does the reverse, when the coroutine has suspended.
+    #[inline(always)]
+    pub(crate) fn swap_unwinds_out(&self, parents: Hidden) {
+        if thread::panicking() || parents != Hidden::NONE {
+            self.swap_out(parents);
+        }
+    }
+
+    #[cold]
+    fn swap_out(&self, parents: Hidden) {
+        // The thread of the stand-in knows, and has left word.
+        if !cfg!(greenhack_threads) {
+            self.unwinding.set(thread::panicking());
+            self.hidden.set(unwind::hide());
+        }
+        unwind::show(parents);
     }
 
     #[inline(always)]
-    pub(crate) fn count_suspension(&self) {
-        self.suspensions.set(self.suspensions.get() + 1);
+    pub(crate) fn note_suspension(&self) {
+        self.has_suspended.set(true);
     }
 
+    #[inline(always)]
     pub(crate) fn forbids_suspension(&self) -> bool {
-        self.no_suspends.get() > 0
+        self.no_suspend.get()
+    }
+
+    /// Whether this is the thread that the coroutine was made on.
+    #[inline(always)]
+    pub(crate) fn is_this_thread(&self) -> bool {
+        self.thread.is_this_thread()
+    }
+
+    #[inline(always)]
+    pub(crate) fn spot(&self) -> Spot {
+        self.spot.get()
+    }
+
+    pub(crate) fn set_spot(&self, spot: Spot) {
+        self.spot.set(spot);
+    }
+
+    /// Whether its scheduler keeps to this thread, and polls it directly: neither
+    /// a `LocalSet` nor a scope is in between.
+    #[inline(always)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -517,7 +629,10 @@ impl<'a> Visit<'a> {
             header,
             base: Base::new(),
         };
-        header.mounts.mount(&mut visit.base, &mut panics);
+        if header.is_mounting.get() {
+            header.mounts.mount(&mut panics);
+        }
+        header.mounts.spans.mount(&mut visit.base, &mut panics);
         if let Some(payload) = panics.into_payload() {
             visit.pass_on(payload);
         }
@@ -560,7 +675,10 @@ impl Drop for Visit<'_> {
     #[inline]
     fn drop(&mut self) {
         let mut panics = FirstPanic::default();
-        self.header.mounts.unmount(&self.base, &mut panics);
+        self.header.mounts.spans.unmount(&self.base, &mut panics);
+        if self.header.is_mounting.get() {
+            self.header.mounts.unmount(&mut panics);
+        }
         CURRENT.set(self.outer);
         if let Some(payload) = panics.into_payload() {
             self.pass_on(payload);

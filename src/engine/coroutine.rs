@@ -29,8 +29,13 @@
 //!   is not unwound: [`Header::can_be_interrupted`] is asked first.
 //! - I5 Between two resumes the thread's tokio state is the same: when the
 //!   coroutine is to stay suspended, the [`Spot`] must be that of the poll.
-//! - I6 The stack of a leaked coroutine is never used again, and its header
-//!   never freed. A worker's thread does not end while it has one.
+//! - I6 The stack of a leaked coroutine is never used again. A worker's thread
+//!   does not end while it has one.
+//! - I7 What parent and coroutine share, and what the owner keeps, is a block in
+//!   the attic of the stack. It is made with the coroutine, and dropped after the
+//!   coroutine has ended, before the stack is given back; it is leaked with the
+//!   stack. Both sides reach it by pointers to its fields, never by a reference
+//!   to the whole.
 //!
 //! # Safety
 //!
@@ -42,21 +47,21 @@
 //!   a panic of the closure by `root`.
 //! - On the wrong thread: see I2.
 
-use std::borrow::Cow;
 use std::cell::Cell;
+use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, forget};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
 use super::context::{Header, Kind, Visit, throw_cancelled};
 use super::pending::End;
 use super::residents;
-use crate::ground::ambient::{Spot, ThreadToken};
+use crate::ground::ambient::Spot;
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
 use crate::ground::report;
-use crate::ground::switch::{Stack, Switch, Yielder};
-use crate::ground::unwind;
+use crate::ground::switch::{ATTIC, Stack, Switch, Yielder};
 use crate::memory::pool;
 
 /// What became of the closure.
@@ -64,24 +69,29 @@ pub(crate) type Outcome<T> = Result<T, Payload>;
 
 /// A closure on a stack of its own, with what its owner wants to keep beside.
 ///
-/// It is a few words, because it is moved a lot.
+/// It is a pointer, because it is moved a lot.
 pub(crate) struct Coroutine<T, X> {
-    /// `None` when it has ended.
-    switch: Option<Switch<Outcome<T>>>,
-    block: Rc<Block<X>>,
+    block: NonNull<Block<T, X>>,
+    _owns: PhantomData<Block<T, X>>,
 }
 
-/// What a coroutine has on the heap.
-struct Block<X> {
+/// What a coroutine has in the attic of its stack (I7).
+///
+/// It is there and not on the heap, so that to suspend and to resume touches one
+/// page, and to start allocates nothing. What a resume looks at comes first, in
+/// two lines of the cache.
+#[repr(C)]
+struct Block<T, X> {
+    switch: ManuallyDrop<Switch<Outcome<T>>>,
     header: Header,
+    owners: X,
     /// The panic of an awaited future that was dropped by a cancellation.
     drop_panic: Cell<Option<Payload>>,
-    thread: ThreadToken,
-    owners: X,
 }
 
 impl<T, X> Coroutine<T, X> {
-    /// Puts `f` on `stack`.
+    /// Puts `f` on `stack`. `header` makes what both sides share, of the size of
+    /// the stack.
     ///
     /// # Safety
     ///
@@ -90,46 +100,78 @@ impl<T, X> Coroutine<T, X> {
     #[inline]
     pub(crate) unsafe fn new<F>(
         stack: Stack,
-        name: Cow<'static, str>,
-        kind: Kind,
+        header: impl FnOnce(usize) -> Header,
         owners: X,
         f: F,
     ) -> Coroutine<T, X>
     where
         F: FnOnce() -> T,
     {
-        let block = Rc::new(Block {
-            header: Header::new(name, kind, stack.size()),
-            drop_panic: Cell::new(None),
-            thread: ThreadToken::current(),
-            owners,
-        });
-        let pointer: *const Header = &raw const block.header;
+        const {
+            assert!(size_of::<Block<T, X>>() <= ATTIC, "it does not fit");
+            assert!(align_of::<Block<T, X>>() <= 16, "stacks begin anywhere");
+        }
+        let header = header(stack.size());
+        let kind = header.kind();
+        let block: *mut Block<T, X> = stack.attic().cast();
+        // SAFETY: the attic has room for a block, by the assertions above.
+        let shared: *const Header = unsafe { &raw const (*block).header };
         let root = move |yielder: &Yielder| {
-            // SAFETY: the header outlives the coroutine (C2).
-            root(unsafe { &*pointer }, yielder, f)
+            // SAFETY: the header outlives the coroutine (I7).
+            root(unsafe { &*shared }, yielder, f)
         };
         // SAFETY: `root` catches every panic (I1); the caller keeps the borrows.
         let switch = unsafe { Switch::new(stack, root) };
+        let content = Block {
+            header,
+            switch: ManuallyDrop::new(switch),
+            owners,
+            drop_panic: Cell::new(None),
+        };
+        // SAFETY: the attic is that of the coroutine's own stack, so nobody else
+        // has it (I7).
+        unsafe { block.write(content) };
         if kind == Kind::Run {
             residents::arrived();
         }
         Coroutine {
-            switch: Some(switch),
-            block,
+            // SAFETY: an attic is not at null.
+            block: unsafe { NonNull::new_unchecked(block) },
+            _owns: PhantomData,
         }
     }
 
+    /// What parent and coroutine share. The coroutine sees it too, so that it is
+    /// never borrowed mutably.
+    #[inline(always)]
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: the block is there as long as this owns it (I7).
+        unsafe { &(*self.block.as_ptr()).header }
+    }
+
+    #[inline(always)]
+    fn switch(&self) -> &Switch<Outcome<T>> {
+        // SAFETY: as above. It is borrowed mutably by `resume` alone.
+        unsafe { &(*self.block.as_ptr()).switch }
+    }
+
+    #[inline(always)]
+    fn drop_panic(&self) -> &Cell<Option<Payload>> {
+        // SAFETY: as above.
+        unsafe { &(*self.block.as_ptr()).drop_panic }
+    }
+
     /// What the owner keeps.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn owners(&self) -> &X {
-        &self.block.owners
+        // SAFETY: as above.
+        unsafe { &(*self.block.as_ptr()).owners }
     }
 
     /// Whether this is the thread that the coroutine was made on (I2).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_this_thread(&self) -> bool {
-        self.block.thread == ThreadToken::current()
+        self.header().is_this_thread()
     }
 
     /// Runs the coroutine until it ends or waits for a future that is pending.
@@ -140,19 +182,19 @@ impl<T, X> Coroutine<T, X> {
     /// # Panics
     ///
     /// If the coroutine has ended.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, spot: Spot) -> Poll<Outcome<T>> {
-        let switch = self.switch.as_mut().expect("polled after its end");
-        let visit = Visit::begin(&self.block.header);
+        let header = self.header();
+        let visit = Visit::begin(header);
         let mut resumed = false;
         loop {
             // SAFETY: the coroutine is suspended, or has not run; the borrow
             // ends before the resume below.
-            if let Some(mut pending) = unsafe { self.block.header.pending() } {
+            if let Some(mut pending) = unsafe { header.pending() } {
                 if pending.as_mut().poll(cx).is_pending() {
                     // If it has not run, nothing has changed since last time.
                     let end = if resumed {
-                        must_not_stay(&visit, &self.block.header, spot)
+                        must_not_stay(&visit, header, spot)
                     } else {
                         None
                     };
@@ -163,12 +205,12 @@ impl<T, X> Coroutine<T, X> {
                     // what the waiting call hears of.
                     pending.end(end).unwrap_or_else(discard);
                 }
-                self.block.header.settle();
-            } else if self.block.header.is_stuck() {
+                header.settle();
+            } else if header.is_stuck() {
                 return Poll::Pending;
             }
-            if let Some(outcome) = resume(&visit, &self.block.header, switch) {
-                free(&mut self.switch, &self.block.header);
+            // SAFETY: the borrows of its future have ended.
+            if let Some(outcome) = unsafe { self.resume(&visit) } {
                 return Poll::Ready(outcome);
             }
             resumed = true;
@@ -181,7 +223,7 @@ impl<T, X> Coroutine<T, X> {
     /// [`is_stuck`](Self::is_stuck).
     #[cold]
     pub(crate) fn cancel(&mut self) -> Poll<Outcome<T>> {
-        self.block.header.set_cancelled();
+        self.header().set_cancelled();
         self.interrupt()
     }
 
@@ -190,22 +232,22 @@ impl<T, X> Coroutine<T, X> {
     /// `Pending` means that the coroutine cannot end.
     #[cold]
     pub(crate) fn expire(&mut self) -> Poll<Outcome<T>> {
-        self.block.header.set_expired();
+        self.header().set_expired();
         self.interrupt()
     }
 
     fn interrupt(&mut self) -> Poll<Outcome<T>> {
-        let for_scope = self.block.header.waits_for_scope();
-        let deaf = !for_scope && !self.block.header.can_be_interrupted();
-        if self.block.header.is_stuck() || deaf {
+        let header = self.header();
+        let for_scope = header.waits_for_scope();
+        let deaf = !for_scope && !header.can_be_interrupted();
+        if header.is_stuck() || deaf {
             return Poll::Pending;
         }
-        let spot = Spot::outside_of_polls();
-        let switch = self.switch.as_mut().expect("cancelled after its end");
-        let visit = Visit::begin(&self.block.header);
+        let spot = Spot::anywhere();
+        let visit = Visit::begin(header);
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
-        if let Some(mut pending) = unsafe { self.block.header.pending() } {
+        if let Some(mut pending) = unsafe { header.pending() } {
             if for_scope {
                 // The scope passes it on, and is done when its children are.
                 let mut cx = Context::from_waker(nobody::waker());
@@ -213,22 +255,22 @@ impl<T, X> Coroutine<T, X> {
                     return Poll::Pending;
                 }
             } else if let Err(payload) = pending.end(End::Cancelled) {
-                keep_first(&self.block.drop_panic, payload);
+                keep_first(self.drop_panic(), payload);
             }
-            self.block.header.settle();
+            header.settle();
         }
         loop {
-            if let Some(outcome) = resume(&visit, &self.block.header, switch) {
-                free(&mut self.switch, &self.block.header);
+            // SAFETY: as above, the borrows have ended.
+            if let Some(outcome) = unsafe { self.resume(&visit) } {
                 return Poll::Ready(outcome);
             }
             // A destructor waits. It stays for a poll to go on with, unless it
             // is where it must not stay (I5).
             // SAFETY: as above.
-            let Some(mut pending) = (unsafe { self.block.header.pending() }) else {
+            let Some(mut pending) = (unsafe { header.pending() }) else {
                 return Poll::Pending;
             };
-            let Some(end) = must_not_stay(&visit, &self.block.header, spot) else {
+            let Some(end) = must_not_stay(&visit, header, spot) else {
                 return Poll::Pending;
             };
             // What is ready at once need not stay.
@@ -236,71 +278,104 @@ impl<T, X> Coroutine<T, X> {
             if pending.as_mut().poll(&mut cx).is_pending() {
                 pending.end(end).unwrap_or_else(discard);
             }
-            self.block.header.settle();
+            header.settle();
         }
+    }
+
+    /// Switches to the coroutine and back.
+    ///
+    /// # Panics
+    ///
+    /// If the coroutine has ended.
+    ///
+    /// # Safety
+    ///
+    /// The future that it waits for must not be borrowed.
+    #[inline(always)]
+    unsafe fn resume(&self, visit: &Visit<'_>) -> Option<Outcome<T>> {
+        // SAFETY: the block is there as long as this owns it (I7).
+        let switch = unsafe { &raw mut (*self.block.as_ptr()).switch };
+        // SAFETY: only this function borrows it mutably, and it is not called in
+        // itself: a nested poll of the same coroutine has no `&mut` to it.
+        let switch = unsafe { &mut *switch };
+        let header = self.header();
+        // Whatever unwinds on our stack is none of the coroutine's business, and
+        // the other way round.
+        let ours = header.swap_unwinds_in();
+        let outcome = visit.resumed(|| switch.resume());
+        header.swap_unwinds_out(ours);
+        if outcome.is_some() && header.kind() == Kind::Run {
+            residents::left();
+        }
+        outcome
     }
 
     /// Whether the closure has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.switch.is_none()
+        self.switch().has_ended()
     }
 
     /// Whether the coroutine can neither wait nor unwind any more.
+    #[inline]
     pub(crate) fn is_stuck(&self) -> bool {
-        self.block.header.is_stuck()
+        self.header().is_stuck()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.block.header.is_cancelled()
+        self.header().is_cancelled()
     }
 
     /// The panic that a cancelled coroutine leaves behind, if any.
     pub(crate) fn left_panic(&self, outcome: Outcome<T>) -> Option<Payload> {
         let of_closure = outcome.err().filter(|payload| !payload.is::<Cancelled>());
-        self.block.drop_panic.take().or(of_closure)
+        self.drop_panic().take().or(of_closure)
     }
 
     /// Leaks the coroutine. That it is dropped as it is would do the same, but
     /// for the reason.
     #[cold]
-    pub(crate) fn leak(mut self, why: &str) {
-        self.leak_in_place(why);
+    pub(crate) fn leak(self, why: &str) {
+        if !self.has_ended() {
+            self.report_leak(why);
+            forget(self);
+        }
     }
 
-    fn leak_in_place(&mut self, why: &str) {
-        if let Some(switch) = self.switch.take() {
-            // Dropping a suspended switch leaks its stack.
-            drop(switch);
-            std::mem::forget(Rc::clone(&self.block));
-            if self.block.header.kind() == Kind::Child {
-                // What counts is the run whose frames it borrows from.
-                return;
-            }
-            if self.is_this_thread() {
-                residents::leaked();
-            }
-            report::leaked(self.block.header.name(), why);
+    #[cold]
+    fn report_leak(&self, why: &str) {
+        if self.header().kind() == Kind::Child {
+            // What counts is the run whose frames it borrows from.
+            return;
         }
+        if self.is_this_thread() {
+            residents::leaked();
+        }
+        report::leaked(self.header().name(), why);
     }
 }
 
 impl<T, X> Drop for Coroutine<T, X> {
+    /// Gives the stack back, or leaks it with all that is on it (I6).
     #[inline]
     fn drop(&mut self) {
-        if self.switch.is_some() {
-            self.leak_in_place("it was dropped while suspended");
+        if !self.has_ended() {
+            return self.report_leak("it was dropped while suspended");
         }
-    }
-}
-
-/// Gives the stack of a coroutine back that has ended.
-#[inline]
-fn free<T>(switch: &mut Option<Switch<Outcome<T>>>, header: &Header) {
-    if let Some(switch) = switch.take() {
-        if header.kind() == Kind::Run {
-            residents::left();
+        let is_this_thread = self.is_this_thread();
+        let block = self.block.as_ptr();
+        // SAFETY: this owns the block, and drops it once: what is left behind is
+        // a `ManuallyDrop`.
+        let switch = unsafe { ManuallyDrop::take(&mut (*block).switch) };
+        // SAFETY: as above. The coroutine has ended, so that nobody else has a
+        // reference to it (I7).
+        unsafe { block.drop_in_place() };
+        let stack = switch.into_stack();
+        if is_this_thread {
+            pool::give(stack);
+        } else {
+            // It belongs to the slabs of another thread.
+            forget(stack);
         }
-        pool::give(switch.into_stack());
     }
 }
 
@@ -317,23 +392,6 @@ fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome
     }))
 }
 
-/// Switches to the coroutine and back.
-#[inline(always)]
-fn resume<T>(
-    visit: &Visit<'_>,
-    header: &Header,
-    switch: &mut Switch<Outcome<T>>,
-) -> Option<Outcome<T>> {
-    // Whatever unwinds on our stack is none of the coroutine's business, and
-    // the other way round.
-    let ours = unwind::hide();
-    header.show_unwinds();
-    let outcome = visit.resumed(|| switch.resume());
-    header.hide_unwinds();
-    unwind::show(ours);
-    outcome
-}
-
 /// Why a coroutine that has just run must not stay suspended, if so.
 #[inline]
 fn must_not_stay(visit: &Visit<'_>, header: &Header, spot: Spot) -> Option<End> {
@@ -347,6 +405,6 @@ fn must_not_stay(visit: &Visit<'_>, header: &Header, spot: Spot) -> Option<End> 
     if let Some(moved) = visit.moved() {
         return Some(End::Refused(moved));
     }
-    header.count_suspension();
+    header.note_suspension();
     None
 }

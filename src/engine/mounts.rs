@@ -23,7 +23,7 @@
 //!   users that runs here cannot suspend the coroutine.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -136,16 +136,13 @@ impl Entry {
 pub(crate) struct Mounts {
     /// Outermost first.
     entries: RefCell<Vec<Entry>>,
-    /// Whether there are entries, to be looked at first.
-    has_entries: Cell<bool>,
-    spans: Spans,
+    pub(crate) spans: Spans,
 }
 
 impl Mounts {
     pub(crate) fn new() -> Mounts {
         Mounts {
             entries: RefCell::default(),
-            has_entries: Cell::new(false),
             spans: Spans::new(),
         }
     }
@@ -153,44 +150,28 @@ impl Mounts {
     /// Adds a context that is mounted already.
     pub(crate) fn push(&self, entry: Entry) {
         self.entries.borrow_mut().push(entry);
-        self.has_entries.set(true);
     }
 
     /// Removes the context that was added last.
     pub(crate) fn pop(&self) -> Option<Entry> {
-        let mut entries = self.entries.borrow_mut();
-        let entry = entries.pop();
-        self.has_entries.set(!entries.is_empty());
-        entry
+        self.entries.borrow_mut().pop()
     }
 
-    /// Mounts everything. Does not unwind.
-    #[inline]
-    pub(crate) fn mount(&self, base: &mut Base, panics: &mut FirstPanic) {
-        if self.has_entries.get() {
-            self.mount_entries(panics);
-        }
-        self.spans.mount(base, panics);
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.borrow().is_empty()
     }
 
-    /// Unmounts what is mounted, innermost first. Does not unwind.
-    #[inline]
-    pub(crate) fn unmount(&self, base: &Base, panics: &mut FirstPanic) {
-        self.spans.unmount(base, panics);
-        if self.has_entries.get() {
-            self.unmount_entries(panics);
-        }
-    }
-
+    /// Mounts all contexts. Does not unwind.
     #[cold]
-    fn mount_entries(&self, panics: &mut FirstPanic) {
+    pub(crate) fn mount(&self, panics: &mut FirstPanic) {
         for entry in &mut *self.entries.borrow_mut() {
             panics.catch(|| entry.mount());
         }
     }
 
+    /// Unmounts those that are mounted, innermost first. Does not unwind.
     #[cold]
-    fn unmount_entries(&self, panics: &mut FirstPanic) {
+    pub(crate) fn unmount(&self, panics: &mut FirstPanic) {
         for entry in self.entries.borrow_mut().iter_mut().rev() {
             panics.catch(|| entry.unmount());
         }

@@ -29,11 +29,24 @@ use super::error::Refusal;
 /// not stay behind on the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Spot {
-    worker: Option<usize>,
     task: Option<task::Id>,
+    /// The worker that polls, or one of the three constants below.
+    worker: usize,
     runtime: Option<runtime::Id>,
-    /// Whether it is in a poll, where that is not certain.
-    polled: Option<bool>,
+}
+
+/// No scheduler is entered.
+const NO_WORKER: usize = usize::MAX;
+
+/// No scheduler is entered, and it was looked whether this is in a poll: it is.
+const POLLED: usize = usize::MAX - 1;
+
+/// No scheduler is entered, and it was looked whether this is in a poll: it is not.
+const NOT_POLLED: usize = usize::MAX - 2;
+
+#[inline(always)]
+fn worker() -> usize {
+    worker_index().unwrap_or(NO_WORKER)
 }
 
 /// Why a coroutine can't stay suspended where it is.
@@ -54,44 +67,49 @@ impl Spot {
         Spot::in_runtime(entered_runtime())
     }
 
-    /// The spot of a drop: tokio need not be entered there, and would allow a
-    /// `block_on`, so that this is looked at as well.
-    pub(crate) fn outside_of_polls() -> Spot {
-        Spot {
-            polled: Some(is_polled()),
-            ..Spot::here()
-        }
-    }
-
-    /// The spot of one who may be in a poll or in a drop.
+    /// The spot of one who may be in a poll or in a drop: tokio need not be
+    /// entered in a drop, and would allow a `block_on`, so that this is looked at
+    /// as well.
     pub(crate) fn anywhere() -> Spot {
-        if worker_index().is_some() {
-            Spot::here()
-        } else {
-            Spot::outside_of_polls()
+        let mut spot = Spot::here();
+        if spot.worker == NO_WORKER {
+            spot.worker = idle_worker();
         }
+        spot
     }
 
     /// The spot, where it is known which runtime is entered.
     #[inline]
     pub(crate) fn in_runtime(runtime: Option<runtime::Id>) -> Spot {
         Spot {
-            worker: worker_index(),
             task: task::try_id(),
+            worker: worker(),
             runtime,
-            polled: None,
         }
     }
 
     /// What has changed since the spot was taken, if anything.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn moved(self) -> Option<Moved> {
-        if self.worker != worker_index() || self.task != task::try_id() {
+        let is_same = self.task == task::try_id()
+            && self.worker == worker()
+            && self.runtime == entered_runtime();
+        if is_same && cfg!(not(debug_assertions)) {
+            return None;
+        }
+        self.look_closer()
+    }
+
+    #[cold]
+    fn look_closer(self) -> Option<Moved> {
+        let worker = match self.worker {
+            POLLED | NOT_POLLED if worker_index().is_none() => idle_worker(),
+            _ => worker(),
+        };
+        if self.task != task::try_id() || self.worker != worker {
             Some(Moved::Scope)
         } else if self.runtime != entered_runtime() {
             Some(Moved::Runtime)
-        } else if self.polled.is_some_and(|polled| polled != is_polled()) {
-            Some(Moved::Scope)
         } else if cfg!(debug_assertions) && in_executor_of_futures() {
             Some(Moved::Executor)
         } else {
@@ -106,17 +124,22 @@ impl Spot {
     /// Whether this is the poll of a task that no worker runs: a `LocalSet`'s.
     #[inline]
     pub(crate) fn is_in_local_set(self) -> bool {
-        self.task.is_some() && self.worker.is_none()
+        self.task.is_some() && self.worker == NO_WORKER
     }
 
     /// Whether the caller is in a poll of the same task. (In a destructor of the
     /// task while its runtime shuts down, no scheduler is entered.)
     #[inline]
     pub(crate) fn is_same_task(self) -> bool {
-        self.task.is_some() && self.task == task::try_id() && self.worker == worker_index()
+        self.task.is_some() && self.task == task::try_id() && self.worker == worker()
     }
 }
 
+fn idle_worker() -> usize {
+    if is_polled() { POLLED } else { NOT_POLLED }
+}
+
+#[inline(always)]
 fn entered_runtime() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
@@ -188,26 +211,31 @@ pub(crate) fn may_block() -> Blocking {
 /// the index 0. (A current-thread runtime can be driven by another thread
 /// later; the coroutine guards itself against that.)
 pub(crate) fn is_single_threaded(handle: &Handle, spot: Spot) -> bool {
-    spot.worker == Some(0) && matches!(handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
+    spot.worker == 0 && matches!(handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
 }
 
 /// The identity of a thread, never used again after it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadToken(u64);
 
+thread_local! {
+    /// 0 until it is asked for.
+    static TOKEN: Cell<u64> = const { Cell::new(0) };
+}
+
 impl ThreadToken {
     #[inline]
     pub(crate) fn current() -> ThreadToken {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        thread_local! {
-            static TOKEN: Cell<u64> = const { Cell::new(0) };
+        if TOKEN.get() == 0 {
+            TOKEN.set(NEXT.fetch_add(1, Ordering::Relaxed));
         }
-        TOKEN.with(|token| {
-            if token.get() == 0 {
-                token.set(NEXT.fetch_add(1, Ordering::Relaxed));
-            }
-            ThreadToken(token.get())
-        })
+        ThreadToken(TOKEN.get())
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_this_thread(self) -> bool {
+        self.0 == TOKEN.get()
     }
 }
 

@@ -15,40 +15,44 @@
 //! the same interface is backed by one thread per coroutine and a strict
 //! hand-over, so that the protocol above it can be checked.
 
+/// How many bytes each stack has beside what runs on it, see [`Stack::attic`].
+pub(crate) const ATTIC: usize = 512;
+
 #[cfg(not(greenhack_threads))]
 #[allow(clippy::disallowed_types, reason = "this is the file that may")]
 mod native {
     use std::io;
     use std::mem::ManuallyDrop;
+    use std::ptr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use super::ATTIC;
     use corosensei::stack::{DefaultStack, Stack as _, StackPointer};
     use corosensei::{Coroutine, CoroutineResult};
 
-    /// A guarded stack. It is two words, because it is moved a lot.
+    /// A guarded stack.
     pub(crate) struct Stack {
-        /// Where the stack begins, which each resume asks for.
+        /// Where the stack begins, which each resume asks for. The attic is
+        /// above.
         base: StackPointer,
-        memory: Box<Memory>,
-    }
-
-    struct Memory {
         limit: StackPointer,
         size: usize,
-        /// A mapping of its own, if it has one.
+        /// A mapping of its own, if it has one. Boxed, so that what a resume asks
+        /// for stays together.
         #[cfg_attr(not(windows), allow(dead_code, reason = "it is there to be dropped"))]
-        pages: Option<DefaultStack>,
+        pages: Option<Box<DefaultStack>>,
     }
 
     /// Stacks are whole pages, so what lies at the top of each would fall into
-    /// the same few sets of the cache. They begin at different lines instead.
+    /// the same few sets of the cache. They begin at different lines instead, all
+    /// of them high enough in the topmost page to leave room for small frames.
     const STAGGERS: usize = 16;
-    const STAGGER: usize = 192;
+    const STAGGER: usize = 128;
 
     /// The next of the distances from the top at which stacks begin.
     fn stagger() -> usize {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER
+        NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER + ATTIC
     }
 
     impl Stack {
@@ -58,11 +62,9 @@ mod native {
             let pages = DefaultStack::new(size.saturating_add(stagger))?;
             Ok(Stack {
                 base: pointer(pages.base().get() - stagger),
-                memory: Box::new(Memory {
-                    limit: pages.limit(),
-                    size,
-                    pages: Some(pages),
-                }),
+                limit: pages.limit(),
+                size,
+                pages: Some(Box::new(pages)),
             })
         }
 
@@ -79,23 +81,28 @@ mod native {
         pub(crate) unsafe fn over(limit: usize, size: usize) -> Stack {
             Stack {
                 base: pointer(limit + size - stagger()),
-                memory: Box::new(Memory {
-                    limit: pointer(limit),
-                    size,
-                    pages: None,
-                }),
+                limit: pointer(limit),
+                size,
+                pages: None,
             }
         }
 
         /// The size that was asked for, in bytes.
         pub(crate) fn size(&self) -> usize {
-            self.memory.size
+            self.size
+        }
+
+        /// The [`ATTIC`] bytes above the stack. They belong to whoever owns the
+        /// stack, or what runs on it.
+        #[inline]
+        pub(crate) fn attic(&self) -> *mut u8 {
+            ptr::with_exposed_provenance_mut(self.base.get())
         }
 
         /// Its lowest address.
         #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
         pub(crate) fn lowest(&self) -> usize {
-            self.memory.limit.get()
+            self.limit.get()
         }
     }
 
@@ -105,8 +112,8 @@ mod native {
 
     // SAFETY: `DefaultStack` keeps the contract (a guard page, at least the
     // minimum size, aligned bounds), and the caller of `over` does. The stagger
-    // is a multiple of the alignment; it was added to the size, or leaves more
-    // than the minimum of it.
+    // and the attic are multiples of the alignment; they were added to the size,
+    // or leave more than the minimum of it.
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> StackPointer {
@@ -115,18 +122,18 @@ mod native {
 
         #[inline]
         fn limit(&self) -> StackPointer {
-            self.memory.limit
+            self.limit
         }
 
         #[cfg(windows)]
         fn teb_fields(&self) -> corosensei::stack::StackTebFields {
-            let pages = self.memory.pages.as_ref();
+            let pages = self.pages.as_ref();
             pages.expect("there are no slabs on Windows").teb_fields()
         }
 
         #[cfg(windows)]
         fn update_teb_fields(&mut self, stack_limit: usize, guaranteed_stack_bytes: usize) {
-            let pages = self.memory.pages.as_mut();
+            let pages = self.pages.as_mut();
             pages
                 .expect("there are no slabs on Windows")
                 .update_teb_fields(stack_limit, guaranteed_stack_bytes);
@@ -185,10 +192,16 @@ mod native {
             }
         }
 
+        /// Whether the closure has ended.
+        #[inline]
+        pub(crate) fn has_ended(&self) -> bool {
+            self.coroutine.done()
+        }
+
         /// Takes the stack of a switch whose closure has ended.
         #[inline]
         pub(crate) fn into_stack(self) -> Stack {
-            assert!(self.coroutine.done(), "the coroutine has not ended");
+            assert!(self.has_ended(), "the coroutine has not ended");
             let mut this = ManuallyDrop::new(self);
             // SAFETY: `this` is never used again, nor dropped.
             let coroutine = unsafe { ManuallyDrop::take(&mut this.coroutine) };
@@ -199,7 +212,7 @@ mod native {
     impl<T> Drop for Switch<T> {
         /// Leaks the stack of a closure that is suspended, or never ran.
         fn drop(&mut self) {
-            if self.coroutine.done() {
+            if self.has_ended() {
                 // SAFETY: dropped once, here. It has ended, so that there is
                 // nothing to unwind.
                 unsafe { ManuallyDrop::drop(&mut self.coroutine) };

@@ -28,22 +28,49 @@
 //!   whatever one side has written happens before what the other side reads.
 
 use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+
+use super::ATTIC;
 
 /// The size of a stack, for the thread that will be the coroutine.
 pub(crate) struct Stack {
     size: usize,
+    attic: NonNull<Attic>,
 }
+
+/// As aligned as the top of a stack.
+#[repr(align(64))]
+struct Attic(#[allow(dead_code, reason = "it is room")] [MaybeUninit<u8>; ATTIC]);
 
 impl Stack {
     pub(crate) fn new(size: usize) -> io::Result<Stack> {
-        Ok(Stack { size })
+        let attic = Box::new(Attic([MaybeUninit::uninit(); ATTIC]));
+        Ok(Stack {
+            size,
+            attic: NonNull::from(Box::leak(attic)),
+        })
+    }
+
+    /// The [`ATTIC`] bytes that belong to whoever owns the stack, or what runs on
+    /// it.
+    pub(crate) fn attic(&self) -> *mut u8 {
+        self.attic.as_ptr().cast()
     }
 
     /// The size that was asked for, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: `new` has leaked it, and whoever drops the stack has nothing in
+        // it any more.
+        drop(unsafe { Box::from_raw(self.attic.as_ptr()) });
     }
 }
 
@@ -172,9 +199,14 @@ impl<T> Switch<T> {
         Some(value.into_inner())
     }
 
+    /// Whether the closure has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_none()
+    }
+
     /// Takes the stack of a switch whose closure has ended.
     pub(crate) fn into_stack(self) -> Stack {
-        assert!(self.thread.is_none(), "the coroutine has not ended");
+        assert!(self.has_ended(), "the coroutine has not ended");
         self.stack
     }
 }

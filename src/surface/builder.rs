@@ -41,13 +41,14 @@ pub fn builder() -> Builder {
 #[must_use = "a builder does nothing until `run_sync` or `run_sync_local` is called"]
 pub struct Builder {
     name: Option<Cow<'static, str>>,
-    stack_size: Option<usize>,
-    cleanup_budget: Option<Duration>,
-    caller_runtime: bool,
-    carried: Vec<Box<dyn Key>>,
+    settings: Option<Box<Settings>>,
 }
 
 impl Builder {
+    fn settings(&mut self) -> &mut Settings {
+        self.settings.get_or_insert_default()
+    }
+
     /// Sets the name that events and messages call the run by.
     ///
     /// The default is the type name of its closure, which tells the function
@@ -94,7 +95,7 @@ impl Builder {
     /// # });
     /// ```
     pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.stack_size = Some(bytes);
+        self.settings().stack_size = bytes;
         self
     }
 
@@ -115,7 +116,7 @@ impl Builder {
     /// assert!(format!("{builder:?}").contains("60s"));
     /// ```
     pub fn cleanup_budget(mut self, budget: Duration) -> Self {
-        self.cleanup_budget = Some(budget);
+        self.settings().cleanup_budget = budget;
         self
     }
 
@@ -141,7 +142,7 @@ impl Builder {
     /// # });
     /// ```
     pub fn caller_runtime(mut self, enter: bool) -> Self {
-        self.caller_runtime = enter;
+        self.settings().caller_runtime = enter;
         self
     }
 
@@ -167,7 +168,7 @@ impl Builder {
     where
         T: Clone + Send + 'static,
     {
-        self.carried.push(Box::new(key));
+        self.settings().carried.push(Box::new(key));
         self
     }
 
@@ -193,10 +194,7 @@ impl Builder {
     fn config<F>(self) -> Config {
         Config {
             name: self.name.unwrap_or(Cow::Borrowed(type_name::<F>())),
-            stack_size: self.stack_size.unwrap_or(pool::DEFAULT_SIZE),
-            budget: self.cleanup_budget.unwrap_or(DEFAULT_BUDGET),
-            caller_runtime: self.caller_runtime,
-            carried: self.carried,
+            settings: self.settings,
         }
     }
 }
@@ -205,18 +203,55 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("name", &self.name)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
+
+/// What one run is told. It is small, because it is moved a lot.
+pub(crate) struct Config {
+    pub(crate) name: Cow<'static, str>,
+    /// `None` is the default.
+    pub(crate) settings: Option<Box<Settings>>,
+}
+
+impl Config {
+    /// The size of the stack, and the budget for cleanup.
+    #[inline]
+    pub(crate) fn stack_and_budget(&self) -> (usize, Duration) {
+        self.settings
+            .as_deref()
+            .map_or((pool::DEFAULT_SIZE, DEFAULT_BUDGET), |settings| {
+                (settings.stack_size, settings.cleanup_budget)
+            })
+    }
+}
+
+/// What most runs need not be told.
+pub(crate) struct Settings {
+    stack_size: usize,
+    cleanup_budget: Duration,
+    pub(crate) caller_runtime: bool,
+    pub(crate) carried: Vec<Box<dyn Key>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            stack_size: pool::DEFAULT_SIZE,
+            cleanup_budget: DEFAULT_BUDGET,
+            caller_runtime: false,
+            carried: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
             .field("stack_size", &self.stack_size)
             .field("cleanup_budget", &self.cleanup_budget)
             .field("caller_runtime", &self.caller_runtime)
             .finish_non_exhaustive()
     }
-}
-
-/// The settings of one run, complete.
-pub(crate) struct Config {
-    pub(crate) name: Cow<'static, str>,
-    pub(crate) stack_size: usize,
-    pub(crate) budget: Duration,
-    pub(crate) caller_runtime: bool,
-    pub(crate) carried: Vec<Box<dyn Key>>,
 }

@@ -15,7 +15,7 @@
 //!   `block_on`; a stack that is suspended in either breaks tokio's books. So
 //!   the run is polled in a `LocalSet` of its own.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -28,26 +28,24 @@ use tokio::task::LocalSet;
 use super::builder::Config;
 use super::reaper;
 use super::workers::{self, Resident};
-use crate::engine::context::{Kind, is_nested, throw_cancelled};
+use crate::engine::context::{Header, Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{self, Spot};
 use crate::memory::pool;
 
 /// Where a coroutine belongs.
 pub(crate) struct Home {
+    /// On a worker, from the first time that it is suspended.
+    resident: RefCell<Option<Resident>>,
     pub(crate) handle: Handle,
     /// Whether the runtime keeps its tasks on its thread.
     pub(crate) single_threaded: bool,
     /// Whether it was started in a task of a `LocalSet`, as far as can be told.
     pub(crate) in_local_set: bool,
     pub(crate) budget: Duration,
-    /// Where it was polled last.
-    spot: Cell<Spot>,
     /// What the coroutine is polled in, if not directly. Only ever set where
     /// the future that owns this is not `Send`.
     local_set: Option<Rc<LocalSet>>,
-    /// On a worker, from the first time that it is suspended.
-    resident: RefCell<Option<Resident>>,
 }
 
 impl Home {
@@ -64,13 +62,12 @@ impl Home {
         }
         let in_local_set = !single_threaded && spot.is_in_local_set();
         Ok(Home {
+            resident: RefCell::new(None),
             handle,
             single_threaded,
             in_local_set,
             budget,
-            spot: Cell::new(spot),
             local_set: (!single_threaded && !in_local_set).then(Rc::default),
-            resident: RefCell::new(None),
         })
     }
 
@@ -80,21 +77,11 @@ impl Home {
         drop(resident);
     }
 
-    /// The spot of this poll, if it is one by the right kind of scheduler.
-    #[inline]
-    fn spot(&self) -> Result<Spot, &'static str> {
-        // In a poll of the task that was looked at last, all is as it was; where
-        // it is not, the coroutine can't stay suspended.
-        let last = self.spot.get();
-        if self.single_threaded && last.is_same_task() {
-            return Ok(last);
-        }
-        self.look_again()
-    }
-
+    /// The spot of a poll that is not in the same task as the `last`, if it is one
+    /// by the right kind of scheduler.
     #[cold]
-    fn look_again(&self) -> Result<Spot, &'static str> {
-        let spot = Spot::in_runtime(self.spot.get().runtime());
+    fn look_again(&self, last: Spot) -> Result<Spot, &'static str> {
+        let spot = Spot::in_runtime(last.runtime());
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
@@ -103,11 +90,11 @@ impl Home {
         } else {
             ambient::is_polled() && spot.is_in_local_set() == self.in_local_set
         };
-        if !polled_as_before {
-            return Err(NOT_POLLED_BY_TOKIO);
+        if polled_as_before {
+            Ok(spot)
+        } else {
+            Err(NOT_POLLED_BY_TOKIO)
         }
-        self.spot.set(spot);
-        Ok(spot)
     }
 }
 
@@ -148,20 +135,23 @@ impl<T: 'static> InPlace<T> {
         if must_end() {
             throw_cancelled();
         }
-        let home = match Home::here(handle, spot, config.budget) {
+        let (stack_size, budget) = config.stack_and_budget();
+        let home = match Home::here(handle, spot, budget) {
             Ok(home) => home,
             Err(message) => panic!("{message}"),
         };
-        let stack = match pool::take(config.stack_size) {
+        let stack = match pool::take(stack_size) {
             Ok(stack) => stack,
             Err(error) => panic!(
-                "no stack of {} bytes for `{}`: {error}; \
+                "no stack of {stack_size} bytes for `{}`: {error}; \
                  see `vm.max_map_count`, or set a smaller `stack_size`",
-                config.stack_size, config.name,
+                config.name,
             ),
         };
+        let is_direct = home.single_threaded;
+        let header = |size| Header::new(config.name, Kind::Run, size, spot, is_direct);
         // SAFETY: `f` and `T` are `'static`.
-        let coroutine = unsafe { Coroutine::new(stack, config.name, Kind::Run, home, f) };
+        let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
         InPlace {
             coroutine: Some(coroutine),
         }
@@ -173,26 +163,33 @@ impl<T: 'static> InPlace<T> {
     ///
     /// If this is not its thread, or not the poll of a tokio scheduler; if the
     /// worker is closing; and if the coroutine can't go on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        let coroutine = self
-            .coroutine
-            .as_mut()
-            .expect("a run was polled after its end");
-        let home = coroutine.owners();
-        assert!(coroutine.is_this_thread(), "{WRONG_THREAD}");
-        let spot = match home.spot() {
-            Ok(spot) => spot,
-            Err(message) => panic!("{message}"),
+        let Some(coroutine) = &mut self.coroutine else {
+            refuse("a run was polled after its end");
         };
+        if !coroutine.is_this_thread() {
+            refuse(WRONG_THREAD);
+        }
+        // In a poll of the task that was looked at last, all is as it was; where
+        // it is not, the coroutine can't stay suspended.
+        let mut spot = coroutine.header().spot();
+        let is_direct = coroutine.header().is_direct();
+        if !is_direct || !spot.is_same_task() {
+            spot = match coroutine.owners().look_again(spot) {
+                Ok(spot) => spot,
+                Err(message) => refuse(message),
+            };
+            coroutine.header().set_spot(spot);
+        }
         if must_end() {
             self.abandon();
             throw_cancelled();
         }
-        let poll = if home.local_set.is_some() {
-            poll_in_local_set(coroutine, cx)
-        } else {
+        let poll = if is_direct {
             coroutine.poll(cx, spot)
+        } else {
+            poll_indirectly(coroutine, cx, spot)
         };
         if poll.is_ready() {
             self.coroutine = None;
@@ -237,6 +234,12 @@ impl<T: 'static> Drop for InPlace<T> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn refuse(message: &str) -> ! {
+    panic!("{message}");
+}
+
 /// Whether the worker that this is closes. A nested run ends with the outer one,
 /// or is part of its cleanup.
 #[inline]
@@ -245,13 +248,16 @@ fn must_end() -> bool {
 }
 
 #[cold]
-fn poll_in_local_set<T>(
+fn poll_indirectly<T>(
     coroutine: &mut Coroutine<T, Home>,
     cx: &mut Context<'_>,
+    spot: Spot,
 ) -> Poll<Outcome<T>> {
-    let Some(local_set) = coroutine.owners().local_set.clone() else {
-        unreachable!("asked before");
-    };
-    let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
-    pin!(local_set.run_until(polled)).poll(cx)
+    match coroutine.owners().local_set.clone() {
+        Some(local_set) => {
+            let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
+            pin!(local_set.run_until(polled)).poll(cx)
+        }
+        None => coroutine.poll(cx, spot),
+    }
 }

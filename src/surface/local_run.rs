@@ -4,9 +4,10 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 
@@ -79,8 +80,10 @@ pub struct LocalRun<F, T: 'static> {
     _not_send: PhantomData<*const ()>,
 }
 
+// With a tag of its own, which is quickly looked at.
+#[repr(u8)]
 enum State<F, T: 'static> {
-    New(Option<(Config, F)>),
+    New(Config, F),
     Running(InPlace<T>),
     Ended,
 }
@@ -88,7 +91,7 @@ enum State<F, T: 'static> {
 impl<F, T> LocalRun<F, T> {
     pub(crate) fn new(config: Config, f: F) -> Self {
         LocalRun {
-            state: State::New(Some((config, f))),
+            state: State::New(config, f),
             _not_send: PhantomData,
         }
     }
@@ -105,27 +108,35 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let State::New(start) = &mut self.state {
-            let handle = match Handle::try_current() {
-                Ok(handle) => handle,
-                Err(error) => panic!(
-                    "a run was polled outside a tokio runtime: {error}; \
-                     `.await` it in a tokio task, or in the future of `block_on`"
-                ),
-            };
-            let (config, f) = start.take().expect("a run was polled after it panicked");
-            let spot = Spot::in_runtime(Some(handle.id()));
-            self.state = State::Running(InPlace::new(handle, spot, config, f));
+        if let State::New(..) = self.state {
+            self.start();
         }
         let State::Running(run) = &mut self.state else {
             panic!("a run was polled after its end");
         };
-        match run.poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(outcome) => {
-                self.state = State::Ended;
-                Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
-            }
+        let outcome = ready!(run.poll(cx));
+        self.state = State::Ended;
+        Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
+    }
+}
+
+impl<F, T> LocalRun<F, T>
+where
+    F: FnOnce() -> T + 'static,
+{
+    /// Starts the run in the task that polls it.
+    #[inline(never)]
+    fn start(&mut self) {
+        let handle = match Handle::try_current() {
+            Ok(handle) => handle,
+            Err(error) => panic!(
+                "a run was polled outside a tokio runtime: {error}; \
+                 `.await` it in a tokio task, or in the future of `block_on`"
+            ),
+        };
+        if let State::New(config, f) = mem::replace(&mut self.state, State::Ended) {
+            let spot = Spot::in_runtime(Some(handle.id()));
+            self.state = State::Running(InPlace::new(handle, spot, config, f));
         }
     }
 }

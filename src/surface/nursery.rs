@@ -155,10 +155,13 @@ impl<'scope> Scope<'scope, '_> {
                 self.nursery.stack_size
             ),
         };
-        let name = "a closure of a scope".into();
+        let header = |size| {
+            let name = "a closure of a scope".into();
+            Header::new(name, Kind::Child, size, Spot::anywhere(), false)
+        };
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
-        let coroutine = unsafe { Coroutine::new(stack, name, Kind::Child, (), f) };
+        let coroutine = unsafe { Coroutine::new(stack, header, (), f) };
         Child {
             coroutine,
             orders: Rc::default(),

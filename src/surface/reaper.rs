@@ -218,7 +218,7 @@ impl<T: 'static> Drop for Reaper<T> {
             if poll.is_ready() || coroutine.is_stuck() {
                 break;
             }
-            poll = coroutine.poll(&mut cx, Spot::outside_of_polls());
+            poll = coroutine.poll(&mut cx, Spot::anywhere());
         }
         if CAN_UNWIND && poll.is_pending() {
             poll = coroutine.expire();

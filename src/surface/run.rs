@@ -28,6 +28,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -113,8 +114,10 @@ pub struct Run<F, T: 'static> {
     state: State<F, T>,
 }
 
+// With a tag of its own, which is quickly looked at.
+#[repr(u8)]
 enum State<F, T: 'static> {
-    New(Option<(Config, F)>),
+    New(Config, F),
     InPlace(InPlace<T>),
     Away(Away<F, T>),
     Ended,
@@ -123,7 +126,7 @@ enum State<F, T: 'static> {
 impl<F, T> Run<F, T> {
     pub(crate) fn new(config: Config, f: F) -> Self {
         Run {
-            state: State::New(Some((config, f))),
+            state: State::New(config, f),
         }
     }
 }
@@ -140,10 +143,30 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let State::New(start) = &mut self.state {
-            let (config, f) = start.take().expect("a run was polled after it panicked");
-            let handle = Handle::try_current().ok();
-            let spot = Spot::in_runtime(handle.as_ref().map(Handle::id));
+        if let State::New(..) = self.state {
+            self.start();
+        }
+        let outcome = match &mut self.state {
+            State::InPlace(run) => ready!(run.poll(cx)),
+            State::Away(away) => ready!(away.poll(cx)),
+            State::New(..) | State::Ended => panic!("a run was polled after its end"),
+        };
+        self.state = State::Ended;
+        Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
+    }
+}
+
+impl<F, T> Run<F, T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    /// Starts the run where it will stay.
+    #[inline(never)]
+    fn start(&mut self) {
+        let handle = Handle::try_current().ok();
+        let spot = Spot::in_runtime(handle.as_ref().map(Handle::id));
+        if let State::New(config, f) = mem::replace(&mut self.state, State::Ended) {
             self.state = match handle {
                 Some(handle) if is_single_threaded(&handle, spot) => {
                     State::InPlace(InPlace::new(handle, spot, config, f))
@@ -151,13 +174,6 @@ where
                 handle => State::Away(Away::start(handle, config, f)),
             };
         }
-        let outcome = match &mut self.state {
-            State::InPlace(run) => ready!(run.poll(cx)),
-            State::Away(away) => ready!(away.poll(cx)),
-            State::New(_) | State::Ended => panic!("a run was polled after its end"),
-        };
-        self.state = State::Ended;
-        Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
     }
 }
 
@@ -180,9 +196,12 @@ where
 {
     fn start(handle: Option<Handle>, mut config: Config, f: F) -> Self {
         let (sender, outcome) = oneshot::channel();
-        let carried = std::mem::take(&mut config.carried);
+        let (caller_runtime, carried) = match &mut config.settings {
+            Some(settings) => (settings.caller_runtime, mem::take(&mut settings.carried)),
+            None => Default::default(),
+        };
         let start = Start {
-            surroundings: Surroundings::of_caller(handle.filter(|_| config.caller_runtime)),
+            surroundings: Surroundings::of_caller(handle.filter(|_| caller_runtime)),
             carried: carried.iter().filter_map(|key| key.capture()).collect(),
             config,
             f,
@@ -323,7 +342,7 @@ where
         };
         if must_end {
             self.sender = None;
-            self.state = match std::mem::replace(&mut self.state, TaskState::Ended) {
+            self.state = match mem::replace(&mut self.state, TaskState::Ended) {
                 TaskState::Running(run) => match run.into_coroutine() {
                     Some(coroutine) => TaskState::Reaping(Reaper::new(coroutine)),
                     None => TaskState::Ended,

@@ -154,10 +154,9 @@ pub fn must_suspend<R>(f: impl FnOnce() -> R) -> R {
     let frame = Frame::here();
     match current(&frame) {
         Place::In(header) => {
-            let before = header.suspensions();
-            let output = f();
+            let (output, suspended) = header.suspends(f);
             assert!(
-                header.suspensions() > before,
+                suspended,
                 "code in `greenhack::must_suspend` never waited for a future that was pending; \
                  it blocks the thread, or has nothing to wait for"
             );

@@ -5,8 +5,8 @@
 use std::panic::resume_unwind;
 use std::thread;
 
-use crate::engine::context::{Frame, Place, current, with_none};
-use crate::engine::mounts::{Ambient, Entry, FirstPanic, Mounts};
+use crate::engine::context::{Frame, Header, Place, current, with_none};
+use crate::engine::mounts::{Ambient, Entry, FirstPanic};
 use crate::ground::error::discard;
 
 /// Runs `f` with `ambient` mounted.
@@ -93,32 +93,37 @@ pub fn with_ambient<A, R>(ambient: A, f: impl FnOnce() -> R) -> R
 where
     A: Ambient + 'static,
 {
-    let frame = Frame::here();
-    let outside;
-    let mounts = match current(&frame) {
-        Place::In(header) => header.mounts(),
-        _ => {
-            outside = Mounts::new();
-            &outside
-        }
-    };
     let mut entry = Entry::new(Box::new(ambient));
     with_none(|| entry.mount());
-    mounts.push(entry);
-    let _scope = Scope(mounts);
+    let frame = Frame::here();
+    let _scope = match current(&frame) {
+        Place::In(header) => {
+            header.push_mount(entry);
+            Scope::InRun(header)
+        }
+        _ => Scope::Outside(entry),
+    };
     f()
 }
 
-/// Ends with the context that was added last.
-struct Scope<'a>(&'a Mounts);
+/// Unmounts the context that was added last, at its end.
+enum Scope<'a> {
+    InRun(&'a Header),
+    Outside(Entry),
+}
 
 impl Drop for Scope<'_> {
     fn drop(&mut self) {
-        let Some(mut entry) = self.0.pop() else {
-            return;
+        let mut popped;
+        let entry = match self {
+            Scope::InRun(header) => {
+                popped = header.pop_mount();
+                popped.as_mut()
+            }
+            Scope::Outside(entry) => Some(entry),
         };
         let mut panics = FirstPanic::default();
-        with_none(|| panics.catch(|| entry.unmount()));
+        with_none(|| panics.catch(|| entry.map(Entry::unmount)));
         if let Some(payload) = panics.into_payload() {
             if thread::panicking() {
                 discard(payload);
