@@ -653,7 +653,8 @@ impl<'a> Visit<'a> {
     #[inline]
     pub(crate) fn moved(&self) -> Option<Moved> {
         let mut panics = FirstPanic::default();
-        let is_dispatching = self.base.is_dispatching(&mut panics);
+        let spans = &self.header.mounts.spans;
+        let is_dispatching = spans.is_dispatching(&self.base, &mut panics);
         // It will be found again at the end.
         panics.into_payload().into_iter().for_each(discard);
         is_dispatching.then_some(Moved::Subscriber)

@@ -65,6 +65,9 @@ mod enabled {
         /// Whether there is anything in `held`, to be looked at first.
         is_holding: Cell<bool>,
         held: RefCell<Held>,
+        /// The scoped default around the last poll, if it was one. Kept, since it
+        /// is mostly that of the next.
+        around: RefCell<Option<Dispatch>>,
     }
 
     /// What the coroutine holds open.
@@ -93,8 +96,10 @@ mod enabled {
     pub(crate) struct Base {
         /// Where tracing has the default `Dispatch`.
         address: usize,
-        /// That, if it is not the one of the process.
-        scoped: Option<Dispatch>,
+        /// Whether it is not the one of the process, but in `Spans::around`.
+        is_scoped: bool,
+        /// Where the registry of a scoped default is.
+        place: Option<usize>,
         floor: Option<Id>,
         /// Whether it was found to be the same when the coroutine suspended.
         is_checked: Cell<bool>,
@@ -105,13 +110,15 @@ mod enabled {
             Spans {
                 is_holding: Cell::new(false),
                 held: RefCell::default(),
+                around: RefCell::default(),
             }
         }
 
         /// Enters the coroutine's spans.
         #[inline]
         pub(crate) fn mount(&self, base: &mut Base, panics: &mut FirstPanic) {
-            panics.catch(|| get_default(|dispatch| base.take(dispatch)));
+            let last = panics.catch(|| get_default(|dispatch| base.take(dispatch, &self.around)));
+            panics.catch(|| drop(last));
             if self.is_holding.get() {
                 self.enter(base, panics);
             }
@@ -126,7 +133,7 @@ mod enabled {
                 looks_below,
             } = &mut *held;
             if *looks_below {
-                know(open, &Owner::of_base(base), None);
+                know(open, &self.owner_around(base), None);
             }
             // The floors come first, before anything lies on them.
             for open in &mut *open {
@@ -155,7 +162,7 @@ mod enabled {
 
         #[cold]
         fn exit(&self, base: &Base, panics: &mut FirstPanic) {
-            let outside = Owner::of_base(base);
+            let outside = self.owner_around(base);
             let inside = get_default(Owner::of_default);
             let is_own = !inside.may_be(&outside);
             let mut held = self.held.borrow_mut();
@@ -182,6 +189,36 @@ mod enabled {
         }
     }
 
+    impl Spans {
+        /// The subscriber that was the default when the poll began.
+        fn owner_around(&self, base: &Base) -> Owner {
+            let scoped = self.around.borrow().clone().filter(|_| base.is_scoped);
+            Owner {
+                dispatch: scoped.unwrap_or_else(|| GLOBAL.get()),
+                is_global: !base.is_scoped,
+            }
+        }
+
+        /// Whether the coroutine has just suspended in a subscriber, which is
+        /// called while the thread's default is lent.
+        #[inline]
+        pub(crate) fn is_dispatching(&self, base: &Base, panics: &mut FirstPanic) -> bool {
+            let unchanged = panics.catch(|| base.is_unchanged()).unwrap_or_default();
+            base.is_checked.set(unchanged);
+            !unchanged && self.looks_lent(base)
+        }
+
+        /// Whether it is as if there were no default, though there was one.
+        #[cold]
+        fn looks_lent(&self, base: &Base) -> bool {
+            if get_default(address) == base.address {
+                return false;
+            }
+            let inside = get_default(Owner::of_default);
+            inside.is_global && inside.is_none() && !self.owner_around(base).is_none()
+        }
+    }
+
     /// Adds a subscriber if it isn't there.
     fn know(open: &mut Vec<Open>, owner: &Owner, floor: Option<Id>) {
         if !open.iter().any(|open| open.owner.may_be(owner)) {
@@ -198,20 +235,36 @@ mod enabled {
         pub(crate) fn new() -> Base {
             Base {
                 address: 0,
-                scoped: None,
+                is_scoped: false,
+                place: None,
                 floor: None,
                 is_checked: Cell::new(false),
             }
         }
 
-        /// Takes what `get_default` lends.
+        /// Takes what `get_default` lends. Returns what is no longer `around`, to be
+        /// dropped where it is not lent.
         #[inline]
-        fn take(&mut self, dispatch: &Dispatch) {
+        fn take(
+            &mut self,
+            dispatch: &Dispatch,
+            around: &RefCell<Option<Dispatch>>,
+        ) -> Option<Dispatch> {
             self.address = address(dispatch);
-            if !is_global(dispatch) {
-                self.scoped = Some(dispatch.clone());
-            }
             self.floor = current(dispatch);
+            if is_global(dispatch) {
+                return None;
+            }
+            self.is_scoped = true;
+            self.place = place(dispatch);
+            // While a registry is kept, no other can be in its place.
+            let is_known = (around.borrow().as_ref())
+                .is_some_and(|known| self.place.is_some() && place(known) == self.place);
+            if is_known {
+                None
+            } else {
+                around.replace(Some(dispatch.clone()))
+            }
         }
 
         /// Whether all is as when the poll began.
@@ -219,30 +272,10 @@ mod enabled {
         fn is_unchanged(&self) -> bool {
             get_default(|dispatch| {
                 address(dispatch) == self.address
-                    && (self.scoped.as_ref()).is_none_or(|scoped| may_be_same(scoped, dispatch))
+                    && (!self.is_scoped || place(dispatch) == self.place)
                     && current(dispatch) == self.floor
                     && (self.floor.as_ref()).is_none_or(|floor| covered(dispatch, floor).is_empty())
             })
-        }
-
-        /// Whether the coroutine has just suspended in a subscriber, which is
-        /// called while the thread's default is lent.
-        #[inline]
-        pub(crate) fn is_dispatching(&self, panics: &mut FirstPanic) -> bool {
-            let unchanged = panics.catch(|| self.is_unchanged()).unwrap_or_default();
-            self.is_checked.set(unchanged);
-            !unchanged && self.looks_lent()
-        }
-
-        /// Whether it is as if there were no default, though there was one.
-        #[cold]
-        fn looks_lent(&self) -> bool {
-            if get_default(address) == self.address {
-                return false;
-            }
-            let inside = get_default(Owner::of_default);
-            let outside = Owner::of_base(self);
-            inside.is_global && inside.is_none() && !outside.is_none()
         }
     }
 
@@ -335,13 +368,6 @@ mod enabled {
             }
         }
 
-        fn of_base(base: &Base) -> Owner {
-            Owner {
-                dispatch: base.scoped.clone().unwrap_or_else(|| GLOBAL.get()),
-                is_global: base.scoped.is_none(),
-            }
-        }
-
         /// Whether it is the same subscriber, as far as can be told.
         fn may_be(&self, other: &Owner) -> bool {
             (self.is_global && other.is_global) || may_be_same(&self.dispatch, &other.dispatch)
@@ -355,10 +381,10 @@ mod enabled {
     /// Where the registry is that the subscriber is made of. A `Dispatch` does
     /// not tell where the subscriber is.
     fn place(dispatch: &Dispatch) -> Option<usize> {
-        if dispatch.is::<NoSubscriber>() {
-            return Some(0);
+        match registry(dispatch) {
+            Some(registry) => Some(ptr::from_ref(registry).addr()),
+            None => dispatch.is::<NoSubscriber>().then_some(0),
         }
-        registry(dispatch).map(|registry| ptr::from_ref(registry).addr())
     }
 
     fn may_be_same(one: &Dispatch, other: &Dispatch) -> bool {
@@ -420,7 +446,14 @@ mod enabled {
     /// other was set for this thread. May be wrong in saying no.
     #[inline]
     fn is_global(dispatch: &Dispatch) -> bool {
-        address(dispatch) == GLOBAL.address.load(Ordering::Relaxed) || GLOBAL.find(dispatch)
+        let address = address(dispatch);
+        address == GLOBAL.address.load(Ordering::Relaxed)
+            || (address != SCOPED.get() && GLOBAL.find(dispatch))
+    }
+
+    thread_local! {
+        /// Where this thread has a default of its own, once that was seen.
+        static SCOPED: Cell<usize> = const { Cell::new(0) };
     }
 
     /// The default subscriber of the process.
@@ -449,6 +482,8 @@ mod enabled {
                     *known = Some(dispatch.clone());
                     self.address.store(address, Ordering::Relaxed);
                 }
+            } else {
+                SCOPED.set(address);
             }
             is_global
         }
@@ -472,16 +507,16 @@ mod disabled {
         pub(crate) fn new() -> Base {
             Base
         }
-
-        #[inline(always)]
-        pub(crate) fn is_dispatching(&self, _: &mut FirstPanic) -> bool {
-            false
-        }
     }
 
     impl Spans {
         pub(crate) fn new() -> Spans {
             Spans
+        }
+
+        #[inline(always)]
+        pub(crate) fn is_dispatching(&self, Base: &Base, _: &mut FirstPanic) -> bool {
+            false
         }
 
         #[inline(always)]
