@@ -1,0 +1,98 @@
+//! A transaction of tokio-postgres that rolls back when it is dropped.
+
+use std::thread::panicking;
+
+use deadpool_postgres::{Object, Pool};
+use greenhack::{await_in_drop, await_sync};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, NoTls, Row};
+
+/// A transaction. If it is not committed, it is rolled back, whether by an error,
+/// a panic or a cancellation.
+///
+/// tokio-postgres's own leaves that to whoever drives the connection, and tells
+/// nobody how it went. This one knows, and gives a connection back to the pool
+/// only when it is clean.
+pub struct Transaction {
+    /// `None` when it has ended.
+    client: Option<Object>,
+}
+
+impl Transaction {
+    /// Begins one.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub fn begin(client: Object) -> Result<Transaction, Error> {
+        // From here on `drop` cares for it, also when this very call is cut off.
+        let transaction = Transaction {
+            client: Some(client),
+        };
+        await_sync(transaction.client().batch_execute("BEGIN"))?;
+        Ok(transaction)
+    }
+
+    /// Executes a statement.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        await_sync(self.client().execute(sql, values))
+    }
+
+    /// Asks for rows.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        await_sync(self.client().query(sql, values))
+    }
+
+    /// Commits. If it is cut off here, nobody knows whether it has taken place.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails. The transaction is then rolled back.
+    pub fn commit(mut self) -> Result<(), Error> {
+        await_sync(self.client().batch_execute("COMMIT"))?;
+        self.client = None;
+        Ok(())
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("it has not ended")
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let Some(client) = self.client.take() else {
+            return;
+        };
+        // The statement in which a run was cancelled goes on in the server, and
+        // what follows waits for it.
+        let cut_off = panicking();
+        let end = async {
+            if cut_off {
+                client.cancel_token().cancel_query(NoTls).await?;
+            }
+            client.batch_execute("ROLLBACK").await
+        };
+        if !matches!(await_in_drop(end), Some(Ok(()))) {
+            // The pool opens another; the server rolls back as this one ends.
+            drop(Object::take(client));
+        }
+    }
+}
+
+/// Takes a connection out of the pool.
+///
+/// # Errors
+///
+/// If none can be opened.
+pub fn connect(pool: &Pool) -> Result<Object, deadpool_postgres::PoolError> {
+    await_sync(pool.get())
+}
