@@ -10,12 +10,12 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use futures::future::join_all;
-use greenhack::builder;
+use greenhack::{await_sync, builder};
 use recipes::rhai::{STACK, engine};
 use rhai::{Engine, EvalAltResult, Scope};
 use support::{in_time, many_threads, one_thread};
 use tokio::net::TcpListener;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
 use tokio::task::{JoinHandle, yield_now};
 use ureq::Agent;
 
@@ -142,8 +142,11 @@ fn a_script_that_is_cancelled_in_a_call_leaves_the_engine_as_it_was() {
     }));
 }
 
+/// Puts code into code.
+type Nest = fn(&str) -> String;
+
 /// A script that goes as deep as the engine lets it, in calls and in each call.
-fn deepest(engine: &Engine, nest: impl Fn(&str) -> String) -> String {
+fn deepest(engine: &Engine, nest: Nest) -> String {
     let script = |depth: usize| {
         let inner = "if n == 0 { mark(); 0 } else { 1 + deep(n - 1) }".to_owned();
         let body = (0..depth).fold(inner, |body, _| nest(&body));
@@ -165,7 +168,7 @@ fn the_stack_is_enough_for_the_deepest_script() {
             marks.lock().unwrap().push(std::ptr::from_ref(&here).addr());
         });
         let engine = Arc::new(engine);
-        let nests: [(&str, fn(&str) -> String); 3] = [
+        let nests: [(&str, Nest); 3] = [
             ("if", |body| format!("if true {{ {body} }}")),
             ("switch", |body| format!("switch 1 {{ 1 => {{ {body} }} }}")),
             ("+", |body| format!("(0 + {body})")),
@@ -186,5 +189,38 @@ fn the_stack_is_enough_for_the_deepest_script() {
         let run = move || engine.eval::<i64>("fn deep(n) { 1 + deep(n + 1) } deep(0)");
         let error = builder().stack_size(STACK).run_sync(run).await.unwrap_err();
         assert!(error.to_string().contains("Stack overflow"), "{error}");
+    }));
+}
+
+/// A limit that the page names: rhai locks what a function changes while it is
+/// called.
+#[test]
+fn a_value_of_two_scripts_is_refused_while_a_function_waits_with_it() {
+    one_thread().block_on(in_time(async {
+        let mut engine = Engine::new();
+        let (here, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (is_here, may_go_on) = (here.clone(), go_on.clone());
+        engine.register_fn("hold", move |_: &mut rhai::Array| {
+            is_here.notify_one();
+            await_sync(may_go_on.notified());
+        });
+        let engine = Arc::new(engine);
+        let shared = rhai::Dynamic::from_array(Vec::new()).into_shared();
+        let script = |text: &'static str| {
+            let (engine, shared) = (engine.clone(), shared.clone());
+            tokio::spawn(builder().stack_size(STACK).run_sync(move || {
+                let mut scope = Scope::new();
+                scope.push_dynamic("list", shared);
+                engine
+                    .eval_with_scope::<i64>(&mut scope, text)
+                    .map_err(|error| error.to_string())
+            }))
+        };
+        let holder = script("list.hold(); 1");
+        here.notified().await;
+        let other = script("list.push(1); 2");
+        assert_eq!(other.await.unwrap().unwrap_err(), "Data race detected");
+        go_on.notify_one();
+        assert_eq!(holder.await.unwrap(), Ok(1));
     }));
 }
