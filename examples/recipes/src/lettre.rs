@@ -16,7 +16,8 @@ use tokio::runtime::Handle;
 /// mail would then take the answers to this one for its own.
 #[derive(Clone, Debug)]
 pub struct Blocking {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    /// `None` in the end.
+    transport: Option<AsyncSmtpTransport<Tokio1Executor>>,
     runtime: Handle,
 }
 
@@ -28,7 +29,7 @@ impl Blocking {
     /// If there is no runtime. To build the transport needs one, too.
     pub fn new(transport: AsyncSmtpTransport<Tokio1Executor>) -> Self {
         Blocking {
-            transport,
+            transport: Some(transport),
             runtime: Handle::current(),
         }
     }
@@ -39,12 +40,21 @@ impl Transport for Blocking {
     type Error = smtp::Error;
 
     fn send_raw(&self, envelope: &Envelope, email: &[u8]) -> Result<Response, smtp::Error> {
-        let (transport, envelope) = (self.transport.clone(), envelope.clone());
-        let email = email.to_vec();
+        let transport = self.transport.clone().expect("it is there until the end");
+        let (envelope, email) = (envelope.clone(), email.to_vec());
         let task = async move { transport.send_raw(&envelope, &email).await };
         await_sync(self.runtime.spawn(task)).unwrap_or_else(|error| match error.try_into_panic() {
             Ok(payload) => resume_unwind(payload),
             Err(_) => panic!("the runtime that sends mails has been shut down"),
         })
+    }
+}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        // The last clone of a transport starts a task, and panics if there is no
+        // runtime to do so.
+        let _entered = self.runtime.enter();
+        self.transport = None;
     }
 }

@@ -17,6 +17,7 @@ use recipes::minijinja::{Guest, environment};
 use serde::{Serialize, Serializer};
 use support::{File, in_time, one_thread};
 use tokio::sync::{Barrier, oneshot};
+use tokio::task::yield_now;
 
 /// A file of orders, and connections to it.
 async fn pool(file: &File) -> Pool<SqliteConnection> {
@@ -102,23 +103,26 @@ fn an_error_of_the_database_ends_the_rendering() {
 }
 
 #[test]
-fn a_template_that_is_cancelled_gives_its_connection_up() {
+fn a_template_that_is_cancelled_leaves_the_pool_as_it_was() {
     let file = File::new("cancelled");
     one_thread().block_on(in_time(async {
         let pool = pool(&file).await;
-        let env = environment_where(2, &pool);
-        let (rendering, is_rendering) = oneshot::channel();
-        let run = tokio::spawn(run_sync(move || {
-            rendering.send(()).unwrap();
-            env.render_str(BY_FUNCTION, context! { name => "Ada" })
-                .unwrap()
-        }));
-        is_rendering.await.unwrap();
-        run.abort();
-        assert!(run.await.unwrap_err().is_cancelled());
-        let env = environment(&pool);
-        let page = run_sync(move || env.render_str("{{ orders_of('Bob') }}", ()).unwrap()).await;
-        assert_eq!(page, "['fish']");
+        let held = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+        let env = Arc::new(environment(&pool));
+        let render = || {
+            let env = env.clone();
+            let page = move || env.render_str("{{ orders_of('Bob') | join }}", ());
+            tokio::spawn(run_sync(move || page().unwrap()))
+        };
+        let [cancelled, other] = [render(), render()];
+        while pool.status().waiting < 2 {
+            yield_now().await;
+        }
+        cancelled.abort();
+        assert!(cancelled.await.unwrap_err().is_cancelled());
+        drop(held);
+        assert_eq!(other.await.unwrap(), "fish");
+        assert_eq!((pool.status().size, pool.status().available), (2, 2));
     }));
 }
 

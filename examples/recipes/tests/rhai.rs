@@ -15,15 +15,20 @@ use recipes::rhai::{STACK, engine};
 use rhai::{Engine, EvalAltResult, Scope};
 use support::{in_time, many_threads, one_thread};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Barrier, Notify};
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::JoinHandle;
 use ureq::Agent;
 
-/// A kitchen on the current runtime, which cooks for so many guests at once.
-async fn kitchen(guests: usize) -> SocketAddr {
+/// A kitchen on the current runtime, which says a price when so many guests are
+/// there; and who hears of each.
+async fn kitchen_and_guests(guests: usize) -> (SocketAddr, UnboundedReceiver<()>) {
+    let (arrived, arrivals) = unbounded_channel();
     let together = Arc::new(Barrier::new(guests));
     let price = move |Path(dish): Path<String>| {
         let together = together.clone();
+        // Not every test listens.
+        let _ = arrived.send(());
         async move {
             together.wait().await;
             dish.len().to_string()
@@ -39,7 +44,11 @@ async fn kitchen(guests: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(axum::serve(listener, routes).into_future());
-    address
+    (address, arrivals)
+}
+
+async fn kitchen(guests: usize) -> SocketAddr {
+    kitchen_and_guests(guests).await.0
 }
 
 fn shared_engine() -> Arc<Engine> {
@@ -125,7 +134,7 @@ fn an_endless_script_lets_others_go_on_and_can_be_cancelled() {
 fn a_script_that_is_cancelled_in_a_call_leaves_the_engine_as_it_was() {
     one_thread().block_on(in_time(async {
         // The first two meet, and the third waits for a fourth.
-        let (engine, kitchen) = (shared_engine(), kitchen(2).await);
+        let (engine, (kitchen, mut arrivals)) = (shared_engine(), kitchen_and_guests(2).await);
         let pair = [
             spawn(&engine, kitchen, ORDER),
             spawn(&engine, kitchen, ORDER),
@@ -134,7 +143,9 @@ fn a_script_that_is_cancelled_in_a_call_leaves_the_engine_as_it_was() {
             assert_eq!(answer.unwrap().unwrap(), "hot soup for 4");
         }
         let lonely = spawn(&engine, kitchen, ORDER);
-        yield_now().await;
+        for _ in 0..3 {
+            arrivals.recv().await.unwrap();
+        }
         lonely.abort();
         assert!(lonely.await.unwrap_err().is_cancelled());
         let answer = spawn(&engine, kitchen, r#"post(kitchen + "/cook", "rice")"#).await;

@@ -75,13 +75,14 @@ impl Book {
         {}
     }
 
-    /// The number that the server gives to the pool's connection.
+    /// The number that the server gives to the pool's connection, which is lent
+    /// when it has rolled back, and is clean.
     async fn pid(&self) -> i32 {
+        let select = "SELECT pg_backend_pid(), pg_current_xact_id_if_assigned() IS NULL";
         let db = self.pool.get().await.unwrap();
-        db.query_one("SELECT pg_backend_pid()", &[])
-            .await
-            .unwrap()
-            .get(0)
+        let row = db.query_one(select, &[]).await.unwrap();
+        assert!(row.get::<_, bool>(1), "a transaction is open");
+        row.get(0)
     }
 
     async fn end(self) {
@@ -150,10 +151,7 @@ fn it_rolls_back_on_a_panic() {
             panic!("on purpose");
         }));
         assert!(run.await.unwrap_err().is_panic());
-        // The pool has one connection, and lends it when it has rolled back.
-        let clean = "SELECT pg_current_xact_id_if_assigned() IS NULL";
-        let db = book.pool.get().await.unwrap();
-        assert!(db.query_one(clean, &[]).await.unwrap().get::<_, bool>(0));
+        book.pid().await;
         assert!(book.dishes().await.is_empty());
     });
 }
@@ -192,6 +190,24 @@ fn it_does_not_wait_for_the_statement_in_which_it_is_cancelled() {
         run.abort();
         assert!(run.await.unwrap_err().is_cancelled());
         assert_eq!(book.pid().await, pid);
+        assert!(book.dishes().await.is_empty());
+    });
+}
+
+/// There it can't wait for the end of a rollback.
+#[test]
+fn dropped_in_async_code_it_closes_its_connection() {
+    on_each_runtime("async_code", async |book| {
+        let pid = book.pid().await;
+        let (pool, insert) = (book.pool.clone(), book.insert());
+        let transaction = run_sync(move || {
+            let transaction = Transaction::begin(connect(&pool).unwrap()).unwrap();
+            transaction.execute(&insert, &[&"soup"]).unwrap();
+            transaction
+        })
+        .await;
+        drop(transaction);
+        assert_ne!(book.pid().await, pid);
         assert!(book.dishes().await.is_empty());
     });
 }
