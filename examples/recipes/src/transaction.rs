@@ -1,6 +1,6 @@
 //! A transaction of tokio-postgres that rolls back when it is dropped.
 
-use std::thread::panicking;
+use std::cell::Cell;
 
 use deadpool_postgres::{Object, Pool};
 use greenhack::{await_in_drop, await_sync};
@@ -16,6 +16,8 @@ use tokio_postgres::{Error, NoTls, Row};
 pub struct Transaction {
     /// `None` when it has ended.
     client: Option<Object>,
+    /// Whether a statement has begun and not ended.
+    cut_off: Cell<bool>,
 }
 
 impl Transaction {
@@ -28,8 +30,9 @@ impl Transaction {
         // From here on `drop` cares for it, also when this very call is cut off.
         let transaction = Transaction {
             client: Some(client),
+            cut_off: Cell::new(false),
         };
-        await_sync(transaction.client().batch_execute("BEGIN"))?;
+        transaction.wait(transaction.client().batch_execute("BEGIN"))?;
         Ok(transaction)
     }
 
@@ -39,7 +42,7 @@ impl Transaction {
     ///
     /// If the database fails.
     pub fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
-        await_sync(self.client().execute(sql, values))
+        self.wait(self.client().execute(sql, values))
     }
 
     /// Asks for rows.
@@ -48,7 +51,7 @@ impl Transaction {
     ///
     /// If the database fails.
     pub fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        await_sync(self.client().query(sql, values))
+        self.wait(self.client().query(sql, values))
     }
 
     /// Commits. If it is cut off here, nobody knows whether it has taken place.
@@ -57,9 +60,16 @@ impl Transaction {
     ///
     /// If the database fails. The transaction is then rolled back.
     pub fn commit(mut self) -> Result<(), Error> {
-        await_sync(self.client().batch_execute("COMMIT"))?;
+        self.wait(self.client().batch_execute("COMMIT"))?;
         self.client = None;
         Ok(())
+    }
+
+    fn wait<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.cut_off.set(true);
+        let result = await_sync(statement);
+        self.cut_off.set(false);
+        result
     }
 
     fn client(&self) -> &Object {
@@ -72,16 +82,16 @@ impl Drop for Transaction {
         let Some(client) = self.client.take() else {
             return;
         };
-        // The statement in which a run was cancelled goes on in the server, and
-        // what follows waits for it.
-        let cut_off = panicking();
-        let end = async {
-            if cut_off {
-                client.cancel_token().cancel_query(NoTls).await?;
-            }
-            client.batch_execute("ROLLBACK").await
-        };
-        if !matches!(await_in_drop(end), Some(Ok(()))) {
+        if self.cut_off.get() {
+            // The statement goes on in the server, which looks for us at its end.
+            // The request may be late and meet what comes next, so that nothing
+            // may come next on this connection.
+            let _ = await_in_drop(client.cancel_token().cancel_query(NoTls));
+            drop(Object::take(client));
+            return;
+        }
+        let rolled_back = await_in_drop(client.batch_execute("ROLLBACK"));
+        if !matches!(rolled_back, Some(Ok(()))) {
             // The pool opens another; the server rolls back as this one ends.
             drop(Object::take(client));
         }

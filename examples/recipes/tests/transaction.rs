@@ -75,6 +75,13 @@ impl Book {
         {}
     }
 
+    /// Waits until the server has ended a connection.
+    async fn until_ended(&self, pid: i32) {
+        let select = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
+        let other = self.other.get().await.unwrap();
+        while !other.query(select, &[&pid]).await.unwrap().is_empty() {}
+    }
+
     /// The number that the server gives to the pool's connection, which is lent
     /// when it has rolled back, and is clean.
     async fn pid(&self) -> i32 {
@@ -176,7 +183,7 @@ fn it_rolls_back_when_it_is_cancelled_between_statements() {
 }
 
 #[test]
-fn it_does_not_wait_for_the_statement_in_which_it_is_cancelled() {
+fn it_ends_the_statement_in_which_it_is_cancelled() {
     on_each_runtime("statement", async |book| {
         let pid = book.pid().await;
         let (pool, insert) = (book.pool.clone(), book.insert());
@@ -189,7 +196,9 @@ fn it_does_not_wait_for_the_statement_in_which_it_is_cancelled() {
             .await;
         run.abort();
         assert!(run.await.unwrap_err().is_cancelled());
-        assert_eq!(book.pid().await, pid);
+        // The connection has ended, on both sides, and with it what it did.
+        assert_ne!(book.pid().await, pid);
+        book.until_ended(pid).await;
         assert!(book.dishes().await.is_empty());
     });
 }
@@ -208,6 +217,7 @@ fn dropped_in_async_code_it_closes_its_connection() {
         .await;
         drop(transaction);
         assert_ne!(book.pid().await, pid);
+        book.until_ended(pid).await;
         assert!(book.dishes().await.is_empty());
     });
 }

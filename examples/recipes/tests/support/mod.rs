@@ -10,6 +10,7 @@ pub mod smtp;
 use std::env;
 use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -34,6 +35,7 @@ pub async fn in_time<F: Future>(future: F) -> F::Output {
 /// The address of a server, or `None` on a machine without it, where the tests
 /// that need it are left out. In CI that is a failure.
 pub fn server(name: &str) -> Option<String> {
+    static SAID: Once = Once::new();
     let variable = format!("GREENHACK_TEST_{}", name.to_uppercase());
     let address = env::var(&variable).ok();
     assert!(
@@ -42,11 +44,13 @@ pub fn server(name: &str) -> Option<String> {
     );
     if address.is_none() {
         // The harness holds back what `eprintln` says in a test that passes.
-        let _ = writeln!(
-            stderr(),
-            "\nNOT TESTED: a recipe that needs {name}, since {variable} is not set; \
-             try `ci/{name}.sh cargo test -p recipes`"
-        );
+        SAID.call_once(|| {
+            let _ = writeln!(
+                stderr(),
+                "\nNOT TESTED: the recipe that needs {name}, since {variable} is not set; \
+                 try `ci/{name}.sh cargo test -p recipes`"
+            );
+        });
     }
     address
 }
