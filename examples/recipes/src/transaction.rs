@@ -58,9 +58,12 @@ impl Transaction {
     ///
     /// # Errors
     ///
-    /// If the database fails. The transaction is then rolled back.
+    /// If the database fails, or a statement has failed before. The transaction is
+    /// then rolled back.
     pub fn commit(mut self) -> Result<(), Error> {
-        self.wait(self.client().batch_execute("COMMIT"))?;
+        // The `COMMIT` of a transaction in which a statement has failed rolls back,
+        // which is no error to PostgreSQL. A `SELECT` there is one.
+        self.wait(self.client().batch_execute("SELECT 1; COMMIT"))?;
         self.client = None;
         Ok(())
     }

@@ -149,6 +149,24 @@ fn it_commits_or_leaves_nothing() {
 }
 
 #[test]
+fn it_does_not_commit_what_has_failed() {
+    on_each_runtime("failed", async |book| {
+        let pid = book.pid().await;
+        let (pool, insert) = (book.pool.clone(), book.insert());
+        let committed = run_sync(move || {
+            let transaction = Transaction::begin(connect(&pool).unwrap())?;
+            transaction.execute(&insert, &[&"soup"])?;
+            assert!(transaction.query("SELECT 1 / 0", &[]).is_err());
+            transaction.commit()
+        })
+        .await;
+        assert_eq!(committed.unwrap_err().code().unwrap().code(), "25P02");
+        assert!(book.dishes().await.is_empty());
+        assert_eq!(book.pid().await, pid);
+    });
+}
+
+#[test]
 fn it_rolls_back_on_a_panic() {
     on_each_runtime("panics", async |book| {
         let (pool, insert) = (book.pool.clone(), book.insert());
