@@ -13,7 +13,7 @@ if [ -z "$bin" ]; then
     mkdir -p /etc/postgresql-common
     [ -e /etc/postgresql-common/createcluster.conf ] ||
         echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-    install postgresql
+    install_package postgresql
     bin=$(bin_of_postgres)
 fi
 

@@ -2,7 +2,7 @@
 # Runs a command beside a redis of its own, whose address is in GREENHACK_TEST_REDIS: `ci/redis.sh cargo test ..`.
 . "$(dirname "$0")/server.sh"
 
-command -v redis-server >/dev/null || install redis-server
+command -v redis-server >/dev/null || install_package redis-server
 
 server=
 start() {

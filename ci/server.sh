@@ -12,7 +12,7 @@ command=
 trap '[ -z "$command" ] || kill "$command" 2>/dev/null; exit 130' INT TERM HUP
 
 # Installs a package of Debian, without starting what is in it.
-install() {
+install_package() {
     { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y "$1"; } >&2
 }
 
