@@ -26,6 +26,8 @@ pub mod cookbook {
     pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
+    #[doc = include_str!("../docs/cookbook/recipes.md")]
+    pub mod recipes {}
     #[cfg(feature = "axum")]
     #[doc = include_str!("../docs/cookbook/serving.md")]
     pub mod serving {}
