@@ -63,8 +63,12 @@ impl Kitchen {
     }
 
     /// Asks how long the dish takes.
+    ///
+    /// # Errors
+    ///
+    /// If the kitchen refuses, or does not answer.
     #[instrument(skip_all, fields(order = order.id))]
-    pub(crate) fn ask(&self, order: &Order) -> Result<i32, Failure> {
+    pub fn ask(&self, order: &Order) -> Result<i32, Failure> {
         match self.send(order) {
             Ok(minutes) => {
                 info!(minutes, "the kitchen is cooking");

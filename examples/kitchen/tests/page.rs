@@ -166,10 +166,7 @@ fn the_page_comes_back_when_the_connection_does() {
     let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
     let wire = runtime.spawn(self::wire(listener, service));
     browser.wait_for_text("#line", "live");
-    let missed = json!([
-        ["rice", "cooking", "9 min"],
-        ["soup", "cooking", "9 min"]
-    ]);
+    let missed = json!([["rice", "cooking", "9 min"], ["soup", "cooking", "9 min"]]);
     assert_eq!(browser.orders(), missed);
     // It listens as before, and has ordered nothing twice.
     order_here(&browser, "fugu");

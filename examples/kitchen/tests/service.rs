@@ -158,7 +158,9 @@ fn a_hundred_orders_are_cooked_at_once_on_one_thread() {
         let all = Arc::new(Barrier::new(100));
         let kitchen = kitchen_that_waits(move || {
             let all = all.clone();
-            async move { drop(all.wait().await) }
+            async move {
+                let _ = all.wait().await;
+            }
         });
         let kitchen = Kitchen::at(kitchen.await, LONG);
         let (app, address) = serve_with(database, |_| kitchen).await;

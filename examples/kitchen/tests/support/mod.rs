@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::routing::post;
 use axum::{Json, Router};
 use kitchen::{App, Kitchen, routes};
@@ -164,7 +165,9 @@ where
     F: Future<Output = ()> + Send,
 {
     let (listener, address) = listen().await;
-    let cook = move || {
+    // It reads the ticket: hyper closes the connection of a request that is answered
+    // while a part of it is still to come.
+    let cook = move |_: Bytes| {
         let permit = permit();
         async {
             permit.await;
