@@ -9,6 +9,8 @@
 //! "cancel" in their name; `--quick` makes few rounds.
 #![forbid(unsafe_code)]
 
+pub mod load;
+
 use std::fmt;
 use std::time::Duration;
 

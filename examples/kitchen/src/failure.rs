@@ -5,7 +5,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tracing::{error, warn};
+use tracing::error;
 
 /// Why there is no order.
 #[derive(Debug)]
@@ -29,13 +29,9 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let (status, text) = match self {
             Failure::Bad(status, text) => (status, text),
-            Failure::Refused(text) => {
-                warn!(text, "the kitchen has refused");
-                (StatusCode::BAD_GATEWAY, text)
-            }
+            Failure::Refused(text) => (StatusCode::BAD_GATEWAY, text),
             Failure::Silent => {
-                let text = "the kitchen does not answer; your order is cancelled";
-                warn!(text);
+                let text = "the kitchen does not answer, so your order is cancelled";
                 (StatusCode::GATEWAY_TIMEOUT, text.to_owned())
             }
             Failure::Database(text) => {

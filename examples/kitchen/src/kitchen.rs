@@ -11,15 +11,19 @@ use axum::http::StatusCode;
 use greenhack::await_sync;
 use greenhack::time::sleep;
 use serde::{Deserialize, Serialize};
-use tracing::{info, instrument};
+use tracing::{info, instrument, warn};
 use ureq::Agent;
+use ureq::config::Config;
 
 use crate::orders::Order;
 use crate::{App, Failure};
 
+/// How many connections to the kitchen are kept.
+const IDLE: usize = 100;
+
 /// A kitchen somewhere, which is asked over HTTP.
 #[derive(Clone, Debug)]
-pub(crate) struct Kitchen {
+pub struct Kitchen {
     agent: Agent,
     url: String,
 }
@@ -37,20 +41,47 @@ pub(crate) struct Estimate {
 }
 
 impl Kitchen {
-    pub(crate) fn at(address: SocketAddr, patience: Duration) -> Kitchen {
+    /// A kitchen that is given some time to answer. Who asks it waits, the thread
+    /// does not.
+    pub fn at(address: SocketAddr, patience: Duration) -> Kitchen {
+        Kitchen::with(greenhack::ureq::agent_with, address, patience)
+    }
+
+    /// One that is asked by an agent of any kind.
+    pub fn with(agent: fn(Config) -> Agent, address: SocketAddr, patience: Duration) -> Kitchen {
         let config = Agent::config_builder()
             .timeout_global(Some(patience))
             .http_status_as_error(false)
+            // What many orders at a time need they shall not open again and again.
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE)
             .build();
         Kitchen {
-            agent: greenhack::ureq::agent_with(config),
+            agent: agent(config),
             url: format!("http://{address}/kitchen"),
         }
     }
 
     /// Asks how long the dish takes.
+    ///
+    /// # Errors
+    ///
+    /// If the kitchen refuses, or does not answer.
     #[instrument(skip_all, fields(order = order.id))]
-    pub(crate) fn ask(&self, order: &Order) -> Result<i32, Failure> {
+    pub fn ask(&self, order: &Order) -> Result<i32, Failure> {
+        match self.send(order) {
+            Ok(minutes) => {
+                info!(minutes, "the kitchen is cooking");
+                Ok(minutes)
+            }
+            Err(failure) => {
+                warn!(?failure, "the kitchen is not cooking");
+                Err(failure)
+            }
+        }
+    }
+
+    fn send(&self, order: &Order) -> Result<i32, Failure> {
         let ticket = Ticket {
             dish: order.dish.clone(),
         };
@@ -59,7 +90,6 @@ impl Kitchen {
             return Err(Failure::Refused(response.body_mut().read_to_string()?));
         }
         let estimate: Estimate = response.body_mut().read_json()?;
-        info!(minutes = estimate.minutes, "the kitchen is cooking");
         Ok(estimate.minutes)
     }
 }

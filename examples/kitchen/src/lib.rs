@@ -16,8 +16,6 @@ mod news;
 pub mod orders;
 
 use std::error::Error;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query, State};
@@ -32,8 +30,7 @@ use tokio::sync::broadcast;
 use tracing::{info, instrument};
 
 pub use failure::Failure;
-use kitchen::Kitchen;
-pub use kitchen::Stove;
+pub use kitchen::{Kitchen, Stove};
 use orders::{Order, Orders};
 
 /// What the handlers share.
@@ -51,14 +48,10 @@ impl App {
     /// # Errors
     ///
     /// If the database can't be opened or migrated.
-    pub fn open(
-        database: &str,
-        kitchen: SocketAddr,
-        patience: Duration,
-    ) -> Result<App, Box<dyn Error + Send + Sync>> {
+    pub fn open(database: &str, kitchen: Kitchen) -> Result<App, Box<dyn Error + Send + Sync>> {
         Ok(App {
             orders: Orders::open(database)?,
-            kitchen: Kitchen::at(kitchen, patience),
+            kitchen,
             stove: Stove::default(),
             news: broadcast::Sender::new(256),
         })
@@ -118,8 +111,10 @@ fn food_delivery(
     // The kitchen has made up its mind. A guest who hangs up now is too late.
     let settled = shield(|| match &minutes {
         Ok(minutes) => app.orders.settle(&order.id, "cooking", Some(*minutes)),
+        Err(Failure::Silent) => app.orders.settle(&order.id, "cancelled", None),
         Err(_) => app.orders.settle(&order.id, "refused", None),
     })?;
+    info!(order = order.id, state = settled.state, "settled");
     Guard::into_inner(open);
 
     app.tell(&settled);

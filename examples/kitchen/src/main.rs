@@ -8,11 +8,12 @@
 
 use std::env;
 use std::error::Error;
-use std::io;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use greenhack::await_sync;
-use kitchen::{App, routes};
+use kitchen::{App, Kitchen, routes};
 use tokio::net::TcpListener;
 
 /// How long a ctrl-c lets handlers clean up.
@@ -22,19 +23,36 @@ const GRACE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[greenhack::main(flavor = "multi_thread")]
-fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let log = tracing_subscriber::fmt().with_writer(io::stderr);
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match env::var("LOG").as_deref() {
         Ok("json") => log.json().init(),
         _ => log.init(),
     }
-    let port: u16 = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let database = env::var("DATABASE_URL").unwrap_or_else(|_| "kitchen.db".to_owned());
 
-    let listener = await_sync(TcpListener::bind(("127.0.0.1", port)))?;
+    let port: u16 = port
+        .parse()
+        .map_err(|error| format!("PORT={port} is no port: {error}"))?;
+    let listener = await_sync(TcpListener::bind(("127.0.0.1", port)))
+        .map_err(|error| format!("can't listen on port {port}, try another PORT: {error}"))?;
     let address = listener.local_addr()?;
-    let app = App::open(&database, address, PATIENCE)?;
-    println!("A restaurant with its order book in `{database}`. Open http://{address}/ or try:");
+    let app = App::open(&database, Kitchen::at(address, PATIENCE))
+        .map_err(|error| format!("can't open the order book `{database}`: {error}"))?;
+    println!("A restaurant with its order book in `{database}`. Open http://{address}/ and try:");
     println!("  curl http://{address}/orders");
     for dish in ["soup", "", "fugu", "stone soup"] {
         let order = format!(r#"{{"guest": "Ada", "dish": "{dish}"}}"#);

@@ -2,19 +2,28 @@
 
 mod support;
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use greenhack::io::SyncIoBridge;
 use greenhack::{await_sync, run_sync};
-use kitchen::App;
+use kitchen::{App, Kitchen};
 use serde_json::{Value, json};
-use support::{Database, one_thread, order, request, send, serve};
+use support::{
+    Database, kitchen_that_waits, one_thread, order, request, send, serve, serve_until, serve_with,
+};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 
 /// More than any test takes.
 const LONG: Duration = Duration::from_secs(60);
+
+/// Enough for a kitchen that answers.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// Runs `test` on each database that there is.
 fn on_each_database(name: &str, test: impl AsyncFn(&Database)) {
@@ -33,7 +42,7 @@ async fn count(app: &App, state: &'static str) -> i64 {
 /// Waits until no order is open.
 async fn settled(app: &App) {
     while count(app, "placed").await > 0 {
-        sleep(Duration::from_millis(5)).await;
+        yield_now().await;
     }
 }
 
@@ -93,10 +102,10 @@ fn a_kitchen_that_refuses_settles_the_order() {
 #[test]
 fn a_kitchen_that_does_not_answer_settles_the_order() {
     on_each_database("silence", async |database| {
-        let (app, address) = serve(database, Duration::from_millis(200)).await;
+        let (app, address) = serve(database, SHORT).await;
         let (status, _) = order(address, "Ada", "stone soup").await;
         assert_eq!(status, 504);
-        assert_eq!(count(&app, "refused").await, 1);
+        assert_eq!(count(&app, "cancelled").await, 1);
         // The client is as good as before.
         assert_eq!(order(address, "Ada", "soup").await.0, 201);
     });
@@ -109,7 +118,7 @@ fn an_order_is_cancelled_when_its_guest_hangs_up() {
         let body = json!({"guest": "Ada", "dish": "stone soup"}).to_string();
         let stream = send(address, "POST /orders", body).await;
         while count(&app, "placed").await == 0 {
-            sleep(Duration::from_millis(5)).await;
+            yield_now().await;
         }
         drop(stream);
         settled(&app).await;
@@ -145,23 +154,63 @@ fn the_guest_hears_of_it_over_the_websocket() {
 #[test]
 fn a_hundred_orders_are_cooked_at_once_on_one_thread() {
     on_each_database("hundred", async |database| {
-        let (app, address) = serve(database, LONG).await;
-        let guests: Vec<String> = (0..100).map(|guest| format!("guest {guest}")).collect();
-        let orders = guests.iter().map(|guest| order(address, guest, "soup"));
-        let begin = std::time::Instant::now();
-        let answers = join_all(orders).await;
-        eprintln!("100 orders of 50 ms each took {:?}", begin.elapsed());
-        assert!(answers.iter().all(|(status, _)| *status == 201));
+        // Nobody's dish is ready before everybody's ticket is there.
+        let all = Arc::new(Barrier::new(100));
+        let kitchen = kitchen_that_waits(move || {
+            let all = all.clone();
+            async move {
+                let _ = all.wait().await;
+            }
+        });
+        let kitchen = Kitchen::at(kitchen.await, LONG);
+        let (app, address) = serve_with(database, |_| kitchen).await;
+        assert!(order_a_hundred(address).await.iter().all(|it| *it == 201));
         assert_eq!(count(&app, "cooking").await, 100);
-        // One after the other, as with calls that block, it would have been one.
-        assert!(app.stove().most() >= 20, "{}", app.stove().most());
+    });
+}
+
+#[test]
+fn a_hundred_orders_are_cooked_by_the_thread_that_asks_for_them() {
+    on_each_database("itself", async |database| {
+        let (app, address) = serve(database, LONG).await;
+        let begin = Instant::now();
+        let answers = order_a_hundred(address).await;
+        eprintln!("100 orders of 50 ms each took {:?}", begin.elapsed());
+        assert!(answers.iter().all(|status| *status == 201));
+        assert_eq!(count(&app, "cooking").await, 100);
+        assert!(app.stove().most() > 1, "{}", app.stove().most());
+    });
+}
+
+async fn order_a_hundred(address: SocketAddr) -> Vec<u16> {
+    let guests: Vec<String> = (0..100).map(|guest| format!("guest {guest}")).collect();
+    let orders = guests.iter().map(|guest| order(address, guest, "soup"));
+    let answers = join_all(orders).await;
+    answers.into_iter().map(|(status, _)| status).collect()
+}
+
+#[test]
+fn with_a_client_that_blocks_the_thread_waits_for_itself() {
+    on_each_database("blocked", async |database| {
+        let (app, address) = serve(database, SHORT).await;
+        assert_eq!(order(address, "Ada", "soup").await.0, 201);
+        assert_eq!(count(&app, "cooking").await, 1);
+        // The same service, but for the agent: ureq's own, which blocks the only
+        // thread, that of the kitchen. It gives up, or it would be for ever.
+        let blocking = |address| Kitchen::with(ureq::Agent::new_with_config, address, SHORT);
+        let (app, address) = serve_with(database, blocking).await;
+        assert_eq!(order(address, "Ada", "soup").await.0, 504);
+        assert_eq!(count(&app, "cooking").await, 1);
+        assert_eq!(count(&app, "cancelled").await, 1);
     });
 }
 
 #[test]
 fn no_order_is_half_done_when_a_third_of_the_guests_hang_up() {
     on_each_database("thousand", async |database| {
-        let (app, address) = serve(database, LONG).await;
+        let (close, closed) = oneshot::channel();
+        let kitchen = |address| Kitchen::at(address, LONG);
+        let (app, address, serving) = serve_until(database, kitchen, closed).await;
         // As many at a time as the system lets listen.
         for wave in 0..20 {
             let orders = (0..50).map(|guest| async move {
@@ -179,15 +228,25 @@ fn no_order_is_half_done_when_a_third_of_the_guests_hang_up() {
             let answers = join_all(orders).await;
             assert!(answers.iter().flatten().all(|status| *status == 201));
         }
-        // Those who hung up at once may still be on their way.
-        sleep(Duration::from_millis(200)).await;
+        // When the service has closed, those who hung up are noticed, too.
+        close.send(()).unwrap();
+        serving.await.unwrap();
         settled(&app).await;
         let (cooking, cancelled) = (count(&app, "cooking").await, count(&app, "cancelled").await);
         assert!(cooking >= 660, "{cooking} orders are cooking");
         assert!(cooking + cancelled <= 1000);
         assert_eq!(count(&app, "refused").await, 0);
-        let (size, free) = app.orders.connections();
-        assert_eq!(size, free, "all connections are back");
+        // Who has cancelled the last one may not have returned its connection yet.
+        let back = async {
+            loop {
+                let (size, free) = app.orders.connections();
+                if size == free {
+                    return size;
+                }
+                yield_now().await;
+            }
+        };
+        let size = timeout(LONG, back).await.expect("all connections are back");
         if let Some(connections) = database.connections().await {
             assert_eq!(connections, i64::try_from(size).unwrap());
         }
