@@ -8,7 +8,7 @@
 use std::fs;
 use std::time::Duration;
 
-use greenhack_benches::{Case, Table};
+use greenhack_benches::{Case, Row, Table};
 use greenhack_peers::{CASES, Process, plot};
 
 const ALL: &str = env!("CARGO_BIN_EXE_sides");
@@ -47,6 +47,7 @@ fn main() {
         }
         drawn.push((name, table.case(case)));
     }
+    matrix(&drawn);
     let path = std::env::args().find_map(|arg| arg.strip_prefix("--plot=").map(str::to_owned));
     if let Some(path) = path {
         // A bench runs in the directory of its package.
@@ -62,6 +63,25 @@ fn main() {
             suspended(name, &counts);
         }
     }
+}
+
+/// Prints the ratios of all cases in one table: a line for each side.
+fn matrix(cases: &[(&str, Vec<Row>)]) {
+    let cases: Vec<_> = cases.iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    print!("\n| ratio of times |");
+    cases.iter().for_each(|(name, _)| print!(" {name} |"));
+    print!("\n|---|");
+    cases.iter().for_each(|_| print!("--:|"));
+    for (index, (side, _)) in SIDES.iter().enumerate().skip(1) {
+        print!("\n| {side} |");
+        for (_, rows) in &cases {
+            match &rows[index].result {
+                Ok((_, ratio)) => print!(" {ratio:.2} |"),
+                Err(failure) => print!(" {failure} |"),
+            }
+        }
+    }
+    println!();
 }
 
 /// What so many tasks hold that are suspended at once, each side in a fresh process.
