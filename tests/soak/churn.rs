@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use crate::support::{Fixture, Place};
 use greenhack::{
     Builder, Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, join, leaked_runs,
-    map_concurrent, nested, race, run_sync_local, scope, shield, time,
+    limit_stack_memory, map_concurrent, nested, race, run_sync_local, scope, shield, time,
 };
 use tokio::runtime::LocalRuntime;
-use tokio::sync::Barrier;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 const KIB: usize = 1024;
@@ -277,10 +277,6 @@ fn sizes(dice: &mut Dice) -> Builder {
     builder().stack_size(size * KIB)
 }
 
-/// How many runs there are at a time while it gets warm: on two workers each has more
-/// than it keeps.
-const MOST: usize = 600;
-
 /// How many runs there are at a time.
 const AT_ONCE: usize = 200;
 
@@ -428,27 +424,35 @@ pub(crate) enum Length {
     Time(Duration),
 }
 
-/// Has as many free stacks on each thread as it keeps, and more, so that the process
-/// holds the most that it will.
-async fn warm_up(place: Place) {
-    for size in [64, 256, 1024, 2048] {
-        let race = Arc::new(Barrier::new(MOST));
-        let runs: Vec<_> = (0..MOST)
-            .map(|_| {
-                let race = race.clone();
-                let run = builder().stack_size(size * KIB);
-                place.spawn_with(run, move || {
-                    dive((size as u64 / 4).min(64), &Arc::default());
-                    // Each has a stack of its own.
-                    await_sync(race.wait());
-                })
+/// Suspends so many runs at once, each on a stack of its own, and lets them end.
+async fn fill(place: Place, size: usize, count: usize) {
+    let gate = Arc::new(Semaphore::new(0));
+    let waiting = Arc::new(AtomicU64::new(0));
+    let runs: Vec<_> = (0..count)
+        .map(|_| {
+            let (gate, waiting) = (gate.clone(), waiting.clone());
+            let run = builder().stack_size(size * KIB);
+            place.spawn_with(run, move || {
+                dive((size as u64 / 4).min(64), &Arc::default());
+                waiting.fetch_add(1, Relaxed);
+                await_sync(gate.acquire()).unwrap().forget();
             })
-            .collect();
-        for run in runs {
-            run.await.unwrap();
-        }
+        })
+        .collect();
+    let failed = || runs.iter().filter(|run| run.is_finished()).count();
+    while (waiting.load(Relaxed) as usize) + failed() < count {
+        yield_now().await;
+    }
+    assert_eq!(failed(), 0, "there are not enough stacks of {size} KiB");
+    gate.add_permits(count);
+    for run in runs {
+        run.await.unwrap();
     }
 }
+
+/// The sizes of stacks, in KiB, and how many of each there are on a thread from the
+/// beginning: more than are used at a time, and as many as a thread keeps of the largest.
+const STACKS: [(usize, usize); 4] = [(64, 600), (256, 600), (1024, 600), (2048, 256)];
 
 /// Churns, and asserts that it leaves nothing behind.
 pub(crate) fn soak(length: Length) {
@@ -466,7 +470,9 @@ pub(crate) fn soak(length: Length) {
     let counts = Arc::new(Counts::default());
     let fixtures = [Place::InPlace, Place::Local, Place::Worker].map(Fixture::new);
     for fixture in &fixtures {
-        fixture.block_on(warm_up(fixture.place));
+        for (size, count) in STACKS {
+            fixture.block_on(fill(fixture.place, size, count));
+        }
     }
     let (mut warm, mut last) = (Held::default(), Held::default());
     let (begin, mut epoch) = (Instant::now(), 0);
@@ -495,6 +501,13 @@ pub(crate) fn soak(length: Length) {
             eprintln!("{:?}: {runs} runs, {held:?}", begin.elapsed());
         }
     }
+    // All stacks have come back: there are as many as at the beginning, without a new one.
+    // (Those of the workers are not evenly distributed.)
+    limit_stack_memory(0);
+    for (size, count) in STACKS {
+        fixtures[0].block_on(fill(Place::InPlace, size, count));
+    }
+    limit_stack_memory(usize::MAX);
     let get = |count: &AtomicU64| count.load(Relaxed);
     eprintln!(
         "{} runs in {:?}: {} ended, {} panicked, {} aborted, {} dropped; in them {} acts, {} \
