@@ -68,6 +68,9 @@ fn main() {
 /// Prints the ratios of all cases in one table: a line for each side.
 fn matrix(cases: &[(&str, Vec<Row>)]) {
     let cases: Vec<_> = cases.iter().filter(|(_, rows)| !rows.is_empty()).collect();
+    if cases.is_empty() {
+        return;
+    }
     print!("\n| ratio of times |");
     cases.iter().for_each(|(name, _)| print!(" {name} |"));
     print!("\n|---|");

@@ -18,7 +18,7 @@ pub struct Process {
 }
 
 /// Who has not answered by then does not answer any more.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 impl Process {
     /// Starts `side` of this program for a case.
@@ -70,7 +70,7 @@ impl Process {
         let _ = writeln!(self.questions, "{n}");
         match self.answers.recv_timeout(LIMIT) {
             Ok(answer) => Ok(answer),
-            Err(RecvTimeoutError::Timeout) => Err("hangs".to_owned()),
+            Err(RecvTimeoutError::Timeout) => Err(format!("no answer in {LIMIT:?}")),
             Err(RecvTimeoutError::Disconnected) => Err(self.end()),
         }
     }
