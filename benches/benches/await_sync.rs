@@ -7,16 +7,13 @@
 use std::future::{Future, ready};
 use std::hint::black_box;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, run_sync, run_sync_local};
-use greenhack_benches::{Case, Goal, Table};
+use greenhack_benches::{Case, Goal, Once, Race, Table};
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Notify, Semaphore};
 
 fn main() {
     let rt = Builder::new_current_thread().enable_all().build().unwrap();
@@ -31,24 +28,8 @@ fn main() {
     spans(&table, &rt);
 }
 
-/// Pending at its first poll, ready at its second.
-struct Once(bool);
-
-impl Future for Once {
-    type Output = u64;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
-        if self.0 {
-            return Poll::Ready(1);
-        }
-        self.0 = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
 fn once() -> Once {
-    Once(false)
+    Once::default()
 }
 
 fn timed(f: impl FnOnce()) -> Duration {
@@ -122,52 +103,6 @@ fn ready_at_once(table: &Table, rt: &Runtime) {
             })
             .goal(Goal::Over(10.0)),
     );
-}
-
-/// Lets tasks begin together, and notes when the last of them has done.
-struct Race {
-    tasks: u64,
-    arrived: AtomicU64,
-    gate: Semaphore,
-    done: AtomicU64,
-    finish: Mutex<Option<Instant>>,
-    finished: Notify,
-}
-
-impl Race {
-    fn new(tasks: u64) -> Arc<Race> {
-        Arc::new(Race {
-            tasks,
-            arrived: AtomicU64::new(0),
-            gate: Semaphore::new(0),
-            done: AtomicU64::new(0),
-            finish: Mutex::new(None),
-            finished: Notify::new(),
-        })
-    }
-
-    async fn ready(&self) {
-        self.arrived.fetch_add(1, Ordering::Relaxed);
-        drop(self.gate.acquire().await);
-    }
-
-    fn done(&self) {
-        if self.done.fetch_add(1, Ordering::Relaxed) + 1 == self.tasks {
-            *self.finish.lock().unwrap() = Some(Instant::now());
-            self.finished.notify_one();
-        }
-    }
-
-    /// Measures from the opening of the gate to the last `done`.
-    async fn run(&self) -> Duration {
-        while self.arrived.load(Ordering::Relaxed) < self.tasks {
-            tokio::task::yield_now().await;
-        }
-        let start = Instant::now();
-        self.gate.add_permits(1 << 20);
-        self.finished.notified().await;
-        self.finish.lock().unwrap().unwrap() - start
-    }
 }
 
 async fn waits(race: Arc<Race>, waits: u64) {

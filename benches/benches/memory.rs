@@ -6,12 +6,12 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
-use std::fs;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder};
+use greenhack_benches::Held;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -95,31 +95,5 @@ impl Gate {
     async fn pass(&self) {
         self.1.set(self.1.get() + 1);
         self.0.acquire().await.unwrap().forget();
-    }
-}
-
-/// What the process holds.
-struct Held {
-    /// In KiB.
-    resident: usize,
-    /// In KiB.
-    tables: usize,
-    mappings: usize,
-}
-
-impl Held {
-    fn now() -> Held {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let kib = |name: &str| -> usize {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let number = line.unwrap().trim().trim_end_matches(" kB");
-            number.parse().unwrap()
-        };
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        Held {
-            resident: kib("VmRSS:"),
-            tables: kib("VmPTE:"),
-            mappings: maps.lines().count(),
-        }
     }
 }

@@ -9,7 +9,14 @@
 //! "cancel" in their name; `--quick` makes few rounds.
 #![forbid(unsafe_code)]
 
+mod held;
 pub mod load;
+mod once;
+mod race;
+
+pub use held::Held;
+pub use once::Once;
+pub use race::Race;
 
 use std::fmt;
 use std::time::Duration;
@@ -39,48 +46,78 @@ impl Table {
         }
     }
 
-    /// Runs a case and prints a line for each side.
-    pub fn case(&self, mut case: Case<'_>) {
-        let wanted = |part: &String| case.name.contains(part.as_str());
-        if !self.filter.is_empty() && !self.filter.iter().any(wanted) {
-            return;
+    /// Runs a case and prints a line for each side, which it returns. There is none
+    /// if the command line has left the case out.
+    pub fn case(&self, mut case: Case<'_>) -> Vec<Row> {
+        if !self.wants(&case.name) {
+            return Vec::new();
         }
         let sides = case.sides.len();
         let mut nanos = vec![Vec::new(); sides];
+        let mut failures = vec![None; sides];
         // The first round warms up.
         for round in 0..=self.rounds {
             for turn in 0..sides {
                 let index = (round + turn) % sides;
-                let elapsed = (case.sides[index].run)(case.operations);
-                if round > 0 {
-                    nanos[index].push(elapsed.as_nanos() as f64 / case.operations as f64);
+                if failures[index].is_some() {
+                    continue;
+                }
+                match (case.sides[index].run)(case.operations) {
+                    Ok(elapsed) if round > 0 => {
+                        nanos[index].push(elapsed.as_nanos() as f64 / case.operations as f64);
+                    }
+                    Ok(_) => {}
+                    Err(failure) => failures[index] = Some(failure),
                 }
             }
         }
-        for (index, side) in case.sides.iter().enumerate() {
-            let pairs = || nanos[index].iter().zip(&nanos[0]);
-            let over = Spread::of(pairs().map(|(ours, first)| ours - first));
-            let ratio = Spread::of(pairs().map(|(ours, first)| ours / first));
-            let goal = side.goal.map(|goal| goal.verdict(&over, &ratio));
+        let line = |side: &str, nanos: String, over: String, ratio: String, goal: String| {
             println!(
-                "| {:<34} | {:<26} | {:>9.1} | {:>21} | {:>24} | {:>15} |",
-                case.name,
-                side.name,
-                Spread::of(nanos[index].iter().copied()).median,
-                if index == 0 {
-                    String::new()
-                } else {
-                    format!("{over:.1}")
-                },
-                if index == 0 {
-                    String::new()
-                } else {
-                    format!("{ratio:.2}")
-                },
-                goal.unwrap_or_default(),
+                "| {:<34} | {side:<26} | {nanos:>9} | {over:>21} | {ratio:>24} | {goal:>15} |",
+                case.name
             );
+        };
+        let mut rows = Vec::new();
+        for (index, side) in case.sides.iter().enumerate() {
+            let none = String::new;
+            let result = if let Some(failure) = failures[index].take() {
+                line(side.name, none(), none(), failure.clone(), none());
+                Err(failure)
+            } else {
+                let pairs = || nanos[index].iter().zip(&nanos[0]);
+                let over = Spread::of(pairs().map(|(ours, first)| ours - first));
+                let ratio = Spread::of(pairs().map(|(ours, first)| ours / first));
+                let median = Spread::of(nanos[index].iter().copied()).median;
+                let goal = side.goal.map(|goal| goal.verdict(&over, &ratio));
+                let (over, times) = match index {
+                    0 => (none(), none()),
+                    _ => (format!("{over:.1}"), format!("{ratio:.2}")),
+                };
+                let goal = goal.unwrap_or_default();
+                line(side.name, format!("{median:.1}"), over, times, goal);
+                Ok((median, ratio.median))
+            };
+            rows.push(Row {
+                side: side.name,
+                result,
+            });
         }
+        rows
     }
+
+    /// Whether the command line asks for this case.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part.as_str()))
+    }
+}
+
+/// What became of one side of a case.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The name of the side.
+    pub side: &'static str,
+    /// Medians: nanoseconds, and the ratio to the first side. Or why there are none.
+    pub result: Result<(f64, f64), String>,
 }
 
 /// Ways to do the same thing; the first is what the others are compared with.
@@ -91,9 +128,11 @@ pub struct Case<'a> {
     sides: Vec<Side<'a>>,
 }
 
+type Run<'a> = Box<dyn FnMut(u64) -> Result<Duration, String> + 'a>;
+
 struct Side<'a> {
     name: &'static str,
-    run: Box<dyn FnMut(u64) -> Duration + 'a>,
+    run: Run<'a>,
     goal: Option<Goal>,
 }
 
@@ -115,7 +154,17 @@ impl<'a> Case<'a> {
 
     /// Adds a side: `run` does it as often as it is told, and says how long
     /// that took.
-    pub fn side(mut self, name: &'static str, run: impl FnMut(u64) -> Duration + 'a) -> Self {
+    pub fn side(self, name: &'static str, mut run: impl FnMut(u64) -> Duration + 'a) -> Self {
+        self.try_side(name, move |operations| Ok(run(operations)))
+    }
+
+    /// Adds a side that may fail, and says how. It is not run again then. The first
+    /// side must not.
+    pub fn try_side(
+        mut self,
+        name: &'static str,
+        run: impl FnMut(u64) -> Result<Duration, String> + 'a,
+    ) -> Self {
         self.sides.push(Side {
             name,
             run: Box::new(run),

@@ -19,7 +19,13 @@ pub(crate) struct Mapping {
 unsafe impl Send for Mapping {}
 
 /// `MADV_GUARD_INSTALL`, of Linux 6.13. The libc crate may not have it.
-const GUARD_INSTALL: libc::c_int = 102;
+#[cfg(not(test))]
+fn guard_install() -> libc::c_int {
+    102
+}
+
+#[cfg(test)]
+use old_kernel::guard_install;
 
 /// Whether the system has refused `MADV_GUARD_INSTALL`.
 static NO_GUARDS: AtomicBool = AtomicBool::new(false);
@@ -76,9 +82,15 @@ impl Mapping {
         if !NO_GUARDS.load(Ordering::Relaxed) {
             // SAFETY: the range is part of this mapping, and nothing lives in it
             // yet: the caller makes the guard before it hands the stack out.
-            let guarded = unsafe { libc::madvise(range, bytes, GUARD_INSTALL) };
+            let guarded = unsafe { libc::madvise(range, bytes, guard_install()) };
             if guarded == 0 {
                 return Ok(());
+            }
+            // The answer of a system that doesn't know markers, or not for locked
+            // memory. Any other is about this one range.
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
             }
             NO_GUARDS.store(true, Ordering::Relaxed);
         }
@@ -91,12 +103,14 @@ impl Mapping {
                 "stacks take a quarter of the mappings that `vm.max_map_count` allows",
             ));
         }
-        self.protected.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as above.
-        match unsafe { libc::mprotect(range, bytes, libc::PROT_NONE) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        if unsafe { libc::mprotect(range, bytes, libc::PROT_NONE) } != 0 {
+            let error = io::Error::last_os_error();
+            PROTECTED.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
         }
+        self.protected.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Gives the memory of a range back. It reads as zeros from then on.
@@ -146,7 +160,7 @@ pub(crate) fn page() -> usize {
 }
 
 /// How many mappings the system allows to a process.
-fn most_mappings() -> usize {
+pub(crate) fn most_mappings() -> usize {
     static MOST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *MOST.get_or_init(|| {
         std::fs::read_to_string("/proc/sys/vm/max_map_count")
@@ -160,4 +174,26 @@ fn most_mappings() -> usize {
 #[cfg(test)]
 pub(crate) fn has_guard_markers() -> bool {
     !NO_GUARDS.load(Ordering::Relaxed)
+}
+
+/// A system before Linux 6.13, for tests.
+#[cfg(test)]
+pub(crate) mod old_kernel {
+    use super::{AtomicBool, Ordering};
+
+    static IS_OLD: AtomicBool = AtomicBool::new(false);
+
+    /// Makes the system refuse markers from now on, as it refuses any advice that
+    /// it does not know. It is for the whole process, hence for a child.
+    pub(crate) fn pretend() {
+        IS_OLD.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn guard_install() -> libc::c_int {
+        if IS_OLD.load(Ordering::Relaxed) {
+            libc::c_int::MAX
+        } else {
+            102
+        }
+    }
 }

@@ -1,5 +1,13 @@
 //! Row 1: the memory that coroutines run on.
 
+pub(crate) mod limit;
+#[cfg(all(
+    test,
+    target_os = "linux",
+    not(greenhack_threads),
+    not(greenhack_valgrind)
+))]
+mod old_kernel_tests;
 pub(crate) mod pool;
 #[cfg(all(target_os = "linux", not(greenhack_threads), not(greenhack_valgrind)))]
 mod slab;

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::limit;
 use crate::ground::switch::Stack;
 
 /// Stacks of one size on one thread.
@@ -16,18 +17,21 @@ impl Slab {
     }
 
     pub(crate) fn cut(&mut self) -> io::Result<Stack> {
-        Stack::new(self.size)
+        limit::claim(self.size)?;
+        Stack::new(self.size).inspect_err(|_| limit::release(self.size))
     }
 
     /// Gives the memory of a stack back that is free, and its addresses.
     pub(crate) fn cool(&self, stack: Stack) -> Option<Stack> {
         drop(stack);
+        limit::release(self.size);
         None
     }
 
     pub(crate) fn trim(&self, _stack: &mut Stack, _kept: usize) {}
 
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
+        limit::release(free.len() * self.size);
         drop(free);
     }
 }

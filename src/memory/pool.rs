@@ -18,6 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem;
 
+use super::limit;
 use super::slab::Slab;
 use crate::ground::switch::Stack;
 
@@ -88,6 +89,7 @@ impl Drop for Pool {
             free.append(&mut class.cold);
             class.slab.end(free);
         }
+        self.large.drain(..).for_each(end_large);
     }
 }
 
@@ -173,8 +175,16 @@ fn take_large(free: &mut Vec<Stack>, size: usize) -> io::Result<Stack> {
     }
     match free.iter().rposition(|stack| stack.size() == size) {
         Some(index) => Ok(free.swap_remove(index)),
-        None => Stack::new(size),
+        None => {
+            limit::claim(size)?;
+            Stack::new(size).inspect_err(|_| limit::release(size))
+        }
     }
+}
+
+fn end_large(stack: Stack) {
+    limit::release(stack.size());
+    drop(stack);
 }
 
 /// Gives back a stack on which nothing runs any more.
@@ -186,7 +196,7 @@ pub(crate) fn give(stack: Stack) {
         match class_of(stack.size()) {
             Some(class) => pool.classes[class].give(stack),
             None if pool.large.len() < KEPT => pool.large.push(stack),
-            None => {}
+            None => end_large(stack),
         }
     });
 }

@@ -24,6 +24,7 @@
 
 use std::io;
 
+use super::limit;
 use crate::ground::switch::Stack;
 use crate::ground::sys::{self, Mapping};
 
@@ -70,8 +71,15 @@ impl Slab {
     ///
     /// # Errors
     ///
-    /// The system's, if it has no addresses or no guard for it.
+    /// The system's, if it has no addresses or no guard for it; and that of the
+    /// [limit](super::limit).
     pub(crate) fn cut(&mut self) -> io::Result<Stack> {
+        limit::claim(self.size)?;
+        self.cut_claimed()
+            .inspect_err(|_| limit::release(self.size))
+    }
+
+    fn cut_claimed(&mut self) -> io::Result<Stack> {
         let slot = self.guard + self.size;
         let is_full = |chunk: &Chunk| chunk.cut == chunk.slots;
         if self.chunks.last().is_none_or(is_full) {
@@ -143,6 +151,7 @@ impl Slab {
     /// Unmaps all, if `free` holds every stack that was ever cut (M2).
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
         if free.len() == self.cuts() {
+            limit::release(free.len() * self.size);
             drop(free);
             for chunk in self.chunks.drain(..) {
                 // SAFETY: all stacks of the slab were just dropped (M1).

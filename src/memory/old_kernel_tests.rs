@@ -1,0 +1,255 @@
+//! Tests of the slab on a system that knows no guard markers, and on this one: each in
+//! a process of its own, since guards and mappings are counted for the process.
+
+use std::cell::Cell;
+use std::env;
+use std::fs;
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::panic;
+use std::process::{Command, Output};
+use std::rc::Rc;
+
+use tokio::runtime::LocalRuntime;
+use tokio::sync::Semaphore;
+use tokio::task::{spawn_local, yield_now};
+
+use super::pool;
+use crate::ground::switch::Stack;
+use crate::ground::sys::{has_guard_markers, most_mappings, old_kernel};
+use crate::{await_sync, builder};
+
+const KIB: usize = 1024;
+const SIZE: usize = 64 * KIB;
+const MANY: usize = 20_000;
+
+/// The variable that tells the child what it is.
+const CHILD: &str = "GREENHACK_OLD_KERNEL_CHILD";
+
+/// Runs this test again in a process of its own, where this calls `f` and ends the
+/// process. In the parent it returns what became of the child.
+fn in_child(name: &str, f: impl FnOnce()) -> Output {
+    if env::var_os(CHILD).is_some_and(|child| child == name) {
+        f();
+        std::process::exit(0);
+    }
+    Command::new(env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg(format!("memory::old_kernel_tests::{name}"))
+        .env(CHILD, name)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn succeeds(output: &Output) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{errors}", output.status);
+}
+
+/// The child reached the line before its end, which is a fault.
+#[track_caller]
+fn faults(output: &Output) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("so far, so good"), "{output:?}");
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
+}
+
+/// How many mappings this process has.
+fn mappings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().count()
+}
+
+/// Writes to its lowest byte, and to its highest but one line.
+fn touch(stack: &Stack) {
+    for address in [stack.lowest(), stack.lowest() + stack.size() - 64] {
+        // SAFETY: both lie within a stack on which nothing runs, and which stays
+        // mapped while it is borrowed.
+        unsafe { (address as *mut u8).write_volatile(1) };
+    }
+}
+
+/// Touches the topmost page of the guard of one of several stacks.
+fn overrun_one_of_several() {
+    let stacks: Vec<Stack> = (0..3).map(|_| pool::take(SIZE).unwrap()).collect();
+    stacks.iter().for_each(touch);
+    println!("so far, so good");
+    let below = stacks[1].lowest() - 1;
+    // SAFETY: it is the guard's, where no object lives; the write ends the process.
+    unsafe { (below as *mut u8).write_volatile(1) };
+}
+
+#[test]
+fn overflow_meets_a_marker() {
+    if !has_guard_markers() {
+        eprintln!("left out: this system knows no guard markers");
+        return;
+    }
+    faults(&in_child("overflow_meets_a_marker", overrun_one_of_several));
+}
+
+#[test]
+fn overflow_meets_a_protected_guard_on_an_old_kernel() {
+    let output = in_child("overflow_meets_a_protected_guard_on_an_old_kernel", || {
+        old_kernel::pretend();
+        overrun_one_of_several();
+    });
+    faults(&output);
+}
+
+#[test]
+fn overflow_of_a_run_on_an_old_kernel_ends_the_process() {
+    fn dive(depth: u64) -> u64 {
+        let frame = black_box([depth; 16]);
+        if depth == u64::MAX {
+            return 0;
+        }
+        dive(depth + 1) + frame[3]
+    }
+    let name = "overflow_of_a_run_on_an_old_kernel_ends_the_process";
+    let output = in_child(name, || {
+        old_kernel::pretend();
+        LocalRuntime::new().unwrap().block_on(async {
+            let run = builder().stack_size(SIZE).run_sync_local(|| {
+                println!("so far, so good");
+                dive(0)
+            });
+            run.await
+        });
+    });
+    faults(&output);
+}
+
+/// A guard of `mprotect` splits a mapping: two more.
+fn most_stacks() -> usize {
+    most_mappings() / 4 / 2
+}
+
+#[test]
+fn an_old_kernel_keeps_three_quarters_of_its_mappings() {
+    let name = "an_old_kernel_keeps_three_quarters_of_its_mappings";
+    let output = in_child(name, || {
+        old_kernel::pretend();
+        let before = mappings();
+        let (stacks, errors): (Vec<_>, Vec<_>) =
+            (0..MANY).map(|_| pool::take(SIZE)).partition(Result::is_ok);
+        assert!(!has_guard_markers(), "the system has refused");
+        let stacks: Vec<Stack> = stacks.into_iter().map(Result::unwrap).collect();
+        assert_eq!(stacks.len(), most_stacks().min(MANY));
+        assert_eq!(errors.len(), MANY - stacks.len());
+        for error in errors {
+            let error = error.err().unwrap();
+            assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory);
+            assert!(error.to_string().contains("vm.max_map_count"), "{error}");
+        }
+        stacks.iter().for_each(touch);
+        // Beside the guards and what is between, a few chunks and the lists.
+        assert!(mappings() - before <= 2 * stacks.len() + 64);
+        assert!(mappings() - before >= 2 * stacks.len());
+        // What others ask for they still get.
+        let others: Vec<_> = (0..100).map(|_| vec![1_u8; 1 << 20]).collect();
+        assert!(others.iter().all(|other| black_box(other)[5] == 1));
+        stacks.into_iter().for_each(pool::give);
+        // A stack that has come back needs no further guard.
+        assert!(pool::take(SIZE).is_ok());
+    });
+    succeeds(&output);
+}
+
+#[test]
+fn when_an_old_kernel_has_no_guards_left_runs_say_so() {
+    let name = "when_an_old_kernel_has_no_guards_left_runs_say_so";
+    let output = in_child(name, || {
+        old_kernel::pretend();
+        // It is said 12,000 times.
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let text = info.payload().downcast_ref::<String>();
+            if !text.is_some_and(|text| text.starts_with("no stack")) {
+                hook(info);
+            }
+        }));
+        LocalRuntime::new().unwrap().block_on(async {
+            let gate = Rc::new(Semaphore::new(0));
+            let waiting = Rc::new(Cell::new(0));
+            let runs: Vec<_> = (0..MANY)
+                .map(|_| {
+                    let (gate, waiting) = (gate.clone(), waiting.clone());
+                    let run = builder()
+                        .stack_size(SIZE)
+                        .name("guest")
+                        .run_sync_local(move || {
+                            waiting.set(waiting.get() + 1);
+                            await_sync(gate.acquire()).unwrap().forget();
+                        });
+                    spawn_local(run)
+                })
+                .collect();
+            let most = most_stacks().min(MANY);
+            let failed = || runs.iter().filter(|run| run.is_finished()).count();
+            while waiting.get() + failed() < MANY {
+                yield_now().await;
+            }
+            assert_eq!((waiting.get(), failed()), (most, MANY - most));
+            gate.add_permits(most);
+            let mut ended = 0;
+            for run in runs {
+                match run.await {
+                    Ok(()) => ended += 1,
+                    Err(error) => {
+                        let payload = error.into_panic();
+                        let text = payload.downcast_ref::<String>().unwrap();
+                        assert!(text.starts_with("no stack of 65536 bytes for `guest`: "));
+                        assert!(text.contains("vm.max_map_count"), "{text}");
+                    }
+                }
+            }
+            assert_eq!(ended, most);
+            // The next ones have stacks again.
+            assert_eq!(builder().stack_size(SIZE).run_sync_local(|| 7).await, 7);
+        });
+        assert_eq!(crate::leaked_runs(), 0);
+    });
+    succeeds(&output);
+}
+
+#[test]
+fn guards_are_given_back_with_their_thread_on_an_old_kernel() {
+    let name = "guards_are_given_back_with_their_thread_on_an_old_kernel";
+    let output = in_child(name, || {
+        old_kernel::pretend();
+        for _ in 0..3 {
+            let thread = std::thread::spawn(|| {
+                let stacks: Vec<_> = (0..most_stacks())
+                    .map(|_| pool::take(SIZE).unwrap())
+                    .collect();
+                assert!(pool::take(SIZE).is_err());
+                stacks.into_iter().for_each(pool::give);
+            });
+            thread.join().unwrap();
+        }
+    });
+    succeeds(&output);
+}
+
+#[test]
+fn markers_need_no_mappings() {
+    if !has_guard_markers() {
+        eprintln!("left out: this system knows no guard markers");
+        return;
+    }
+    let output = in_child("markers_need_no_mappings", || {
+        for (size, count) in [(SIZE, MANY), (4 * SIZE, MANY), (16 * SIZE, MANY)] {
+            let before = mappings();
+            let stacks: Vec<_> = (0..count).map(|_| pool::take(size).unwrap()).collect();
+            stacks.iter().for_each(touch);
+            // The chunks, of which some may lie side by side, and the heap.
+            let chunks = 9;
+            assert!(mappings() - before <= chunks + 4, "{}", mappings() - before);
+            stacks.into_iter().for_each(pool::give);
+            assert!(mappings() - before <= chunks + 6, "{}", mappings() - before);
+        }
+    });
+    succeeds(&output);
+}
