@@ -6,11 +6,15 @@
 //! median over the rounds and the range of its middle half.
 //!
 //! `cargo bench -p greenhack-benches --bench run -- cancel` runs the cases with
-//! "cancel" in their name; `--quick` makes few rounds.
+//! "cancel" in their name; `--quick` makes few rounds, `--rounds=11` as many.
 #![forbid(unsafe_code)]
+
+mod chart;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use chart::Chart;
 
 /// How many rounds there are, and of what.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ impl Table {
         let (flags, filter): (Vec<_>, _) = std::env::args()
             .skip(1)
             .partition(|argument| argument.starts_with("--"));
+        let rounds = flags.iter().find_map(|flag| flag.strip_prefix("--rounds="));
         let quick = flags.iter().any(|flag| flag == "--quick");
         println!(
             "| {:<34} | {:<26} | {:>9} | {:>21} | {:>24} | {:>15} |",
@@ -32,16 +37,23 @@ impl Table {
         );
         println!("|---|---|--:|--:|--:|--:|");
         Table {
-            rounds: if quick { 5 } else { 31 },
+            rounds: match rounds.map(str::parse) {
+                Some(Ok(rounds)) if rounds > 0 => rounds,
+                Some(_) => panic!("write `--rounds=11`"),
+                None if quick => 5,
+                None => 31,
+            },
             filter,
         }
     }
 
-    /// Runs a case and prints a line for each side.
-    pub fn case(&self, mut case: Case<'_>) {
+    /// Runs a case and prints a line for each side. Returns the names of the sides
+    /// with the medians of their nanoseconds and of their ratios to the first,
+    /// unless the case was not wanted.
+    pub fn case<'a>(&self, mut case: Case<'a>) -> Option<Vec<(&'a str, f64, f64)>> {
         let wanted = |part: &String| case.name.contains(part.as_str());
         if !self.filter.is_empty() && !self.filter.iter().any(wanted) {
-            return;
+            return None;
         }
         let sides = case.sides.len();
         let mut nanos = vec![Vec::new(); sides];
@@ -55,16 +67,19 @@ impl Table {
                 }
             }
         }
+        let mut medians = Vec::new();
         for (index, side) in case.sides.iter().enumerate() {
+            let median = Spread::of(nanos[index].iter().copied()).median;
             let pairs = || nanos[index].iter().zip(&nanos[0]);
             let over = Spread::of(pairs().map(|(ours, first)| ours - first));
             let ratio = Spread::of(pairs().map(|(ours, first)| ours / first));
+            medians.push((side.name, median, ratio.median));
             let goal = side.goal.map(|goal| goal.verdict(&over, &ratio));
             println!(
                 "| {:<34} | {:<26} | {:>9.1} | {:>21} | {:>24} | {:>15} |",
                 case.name,
                 side.name,
-                Spread::of(nanos[index].iter().copied()).median,
+                median,
                 if index == 0 {
                     String::new()
                 } else {
@@ -78,6 +93,7 @@ impl Table {
                 goal.unwrap_or_default(),
             );
         }
+        Some(medians)
     }
 }
 
@@ -90,7 +106,7 @@ pub struct Case<'a> {
 }
 
 struct Side<'a> {
-    name: &'static str,
+    name: &'a str,
     run: Box<dyn FnMut(u64) -> Duration + 'a>,
     goal: Option<Goal>,
 }
@@ -113,7 +129,7 @@ impl<'a> Case<'a> {
 
     /// Adds a side: `run` does it as often as it is told, and says how long
     /// that took.
-    pub fn side(mut self, name: &'static str, run: impl FnMut(u64) -> Duration + 'a) -> Self {
+    pub fn side(mut self, name: &'a str, run: impl FnMut(u64) -> Duration + 'a) -> Self {
         self.sides.push(Side {
             name,
             run: Box::new(run),

@@ -119,7 +119,8 @@ impl Builder {
     /// `taskset` allows, one after the other; if there are more workers than
     /// cores, it begins anew. That keeps caches warm where the process has the
     /// cores for itself. Where it shares them, a worker waits for its core while
-    /// others are idle: measure before you keep it.
+    /// others are idle: measure before you keep it. Threads that a worker starts,
+    /// such as tokio's for `spawn_blocking`, share its core.
     ///
     /// # Platform-specific behavior
     ///

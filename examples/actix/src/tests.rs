@@ -1,11 +1,14 @@
 //! The server from outside, on real sockets.
 
+use std::future::pending;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc::{self, Sender};
 
 use actix_web::rt::System;
 use actix_web::rt::task::spawn_blocking;
-use greenhack::workers;
+use actix_web::web::get;
+use greenhack::{await_sync, run_sync, workers};
 
 use super::*;
 
@@ -61,4 +64,46 @@ fn handlers_run_in_place() {
     });
     // They start once, with the first run that hops; none has.
     workers::Builder::new().threads(1).start().unwrap();
+}
+
+#[test]
+fn a_stop_unwinds_a_handler_that_waits() {
+    struct Waits(Sender<ThreadId>);
+
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+
+    let (sender, threads) = mpsc::channel();
+    let wait_for_ever = move || {
+        let sender = sender.clone();
+        run_sync(move || {
+            sender.send(thread::current().id()).unwrap();
+            let _waits = Waits(sender);
+            await_sync(pending::<()>());
+        })
+    };
+    let app = move || App::new().route("/", get().to(wait_for_ever.clone()));
+    System::new().block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        let server = HttpServer::new(app).workers(1).listen(listener).unwrap();
+        let server = server.run();
+        let handle = server.handle();
+        let server = actix_web::rt::spawn(server);
+        let (threads, begun) = spawn_blocking(move || {
+            let begun = threads.recv().unwrap();
+            (threads, begun)
+        })
+        .await
+        .unwrap();
+        handle.stop(false).await;
+        server.await.unwrap().unwrap();
+        let unwound = spawn_blocking(move || threads.recv().unwrap());
+        assert_eq!(unwound.await.unwrap(), begun);
+    });
+    assert_eq!(greenhack::leaked_runs(), 0);
 }

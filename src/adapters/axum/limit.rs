@@ -49,7 +49,8 @@ use tower_service::Service;
 /// websocket counts until it has been upgraded.
 ///
 /// A clone is the same limit. So one value limits all routes and all workers
-/// that it is put on together, and another clone tells [metrics](Self::live).
+/// that it is put on together, and another clone tells [metrics](Self::live). How
+/// many may wait, and how long, a clone may set for itself, and so for a route.
 /// It is for any server of axum, with the hop or without. Routes that must be
 /// answered in any case, such as health checks, are added after the layer.
 ///
