@@ -116,8 +116,8 @@ fn bench(arguments: &[String]) {
         let mut case = Case::new(name.clone(), requests);
         for (way, server) in &servers {
             if *way == "block_in_place" && work.starts_with("trips") && connections > 512 {
-                // It would never end: there are 512 threads, each waits for a
-                // connection of the pool, and nobody is left to drive those.
+                // It deadlocks when it comes to its 512 threads: all wait for the
+                // pool, and none is left to drive the connections of that.
                 continue;
             }
             let (latencies, key) = (&latencies, (name.clone(), *way));

@@ -83,6 +83,7 @@ fn a_stop_unwinds_a_handler_that_waits() {
             sender.send(thread::current().id()).unwrap();
             let _waits = Waits(sender);
             await_sync(pending::<()>());
+            "never"
         })
     };
     let app = move || App::new().route("/", get().to(wait_for_ever.clone()));
