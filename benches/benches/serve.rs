@@ -1,168 +1,250 @@
 //! What a request costs the server: its CPU time, user and system, and how long
-//! clients wait. An axum service whose handlers are async, the same with plain
-//! handlers that hop, and with plain handlers on `greenhack::axum::serve`.
+//! clients wait. The same service in several ways:
 //!
-//! Run it with `cargo bench -p greenhack-benches --bench serve`, on Linux. Servers
-//! and the client are processes of their own. The nanoseconds of the first table
-//! are CPU time of the server for one request; the second is what clients saw.
+//! - async handlers in axum, with which the others are compared;
+//! - plain handlers in axum: runs that hop, and runs in place on
+//!   `greenhack::axum::serve`, with one pool of connections to the database for
+//!   all workers, or one for each;
+//! - plain handlers that block a thread: `block_on` in `spawn_blocking`, and in
+//!   `block_in_place`;
+//! - actix-web, with async handlers and with runs in place.
+//!
+//! Run it with `cargo bench -p greenhack-benches --bench serve`, on Linux. The
+//! servers, the client, and the database that handlers ask are processes of their
+//! own. The nanoseconds of the first table are CPU time of the server for one
+//! request; the second is what clients saw. `--svg=FILE` draws the first.
+//! `--ways=async/hop` leaves the others out.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::{get, post};
 use greenhack::await_sync;
-use greenhack_benches::{Case, Goal, Table};
+use greenhack_benches::{Case, Chart, Goal, Table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::sleep;
 
-/// A trip to a database, as it were.
-const TRIP: Duration = Duration::from_millis(1);
+/// How many connections to the database there are.
+const POOL: usize = 32;
 
-/// How long one of `STALL_EVERY` handlers computes in the stall mix.
+/// How long a handler of the stall mix waits, and how long one of `STALL_EVERY`
+/// computes then.
+const NAP: Duration = Duration::from_millis(1);
 const STALL: Duration = Duration::from_millis(20);
 const STALL_EVERY: u64 = 200;
 
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some("server") => server(&arguments[2]),
+        Some("server") => server(&arguments[2], &arguments[3]),
+        Some("database") => database(),
         Some("client") => client(&arguments[2..]),
-        _ => bench(),
+        _ => bench(&arguments),
     }
 }
 
 /// Ways to serve; the first is what the others are compared with.
-const WAYS: [&str; 3] = ["async", "hop", "pinned"];
+const WAYS: [&str; 8] = [
+    "async",
+    "hop",
+    "in place",
+    "in place, own pools",
+    "spawn_blocking",
+    "block_in_place",
+    "actix, async",
+    "actix, in place",
+];
 
-fn bench() {
+/// What is asked, over how many connections, and how often.
+const CASES: [(&str, u64, u64); 8] = [
+    ("none", 64, 20_000),
+    ("trips/1", 64, 10_000),
+    ("trips/3", 64, 5_000),
+    ("trips/10", 64, 2_000),
+    ("body", 64, 20_000),
+    ("none", 1000, 20_000),
+    ("trips/3", 1000, 5_000),
+    ("stalls", 64, 10_000),
+];
+
+/// What the median of a way may be, at most, in CPU time and in the 99th
+/// percentile of the time that clients wait.
+fn goals(work: &str, way: &str) -> (Option<Goal>, Option<f64>) {
+    match (way, work) {
+        ("in place" | "in place, own pools", "stalls") => (None, Some(1.5)),
+        ("in place" | "in place, own pools", _) => (Some(Goal::Times(1.05)), Some(1.2)),
+        ("hop", "none") => (Some(Goal::Times(1.8)), None),
+        ("hop", "trips/3") => (Some(Goal::Times(1.25)), None),
+        ("hop", "stalls") => (None, Some(1.5)),
+        _ => (None, None),
+    }
+}
+
+fn bench(arguments: &[String]) {
+    let option = |name: &str| arguments.iter().find_map(|it| it.strip_prefix(name));
+    let wanted: Vec<_> = match option("--ways=") {
+        Some(ways) => WAYS
+            .into_iter()
+            .filter(|way| ways.split('/').any(|it| it == *way))
+            .collect(),
+        None => WAYS.to_vec(),
+    };
     let table = Table::from_args();
-    let servers = WAYS.map(Server::start);
-    let latencies = RefCell::new(Vec::new());
-    for (work, connections, requests) in [
-        ("none", 64, 20_000),
-        ("trips/1", 64, 10_000),
-        ("trips/3", 64, 10_000),
-        ("trips/10", 64, 5_000),
-        ("body", 64, 20_000),
-        ("none", 1000, 20_000),
-        ("trips/3", 1000, 10_000),
-        ("stalls", 64, 10_000),
-    ] {
-        let name = format!("serve {work}, {connections} connections");
+    let database = Process::start(&["database"]);
+    let servers: Vec<_> = wanted
+        .iter()
+        .map(|way| (*way, Process::start(&["server", way, &database.address])))
+        .collect();
+    let (latencies, mut chart) = (
+        RefCell::default(),
+        Chart::new("CPU time of the server for a request, against async axum (µs)"),
+    );
+    for (work, connections, requests) in CASES {
+        let name = format!("{work}, {connections} connections");
         let mut case = Case::new(name.clone(), requests);
-        for server in &servers {
-            let (latencies, name) = (&latencies, name.clone());
-            case = case.side(server.way, move |requests| {
+        for (way, server) in &servers {
+            if *way == "block_in_place" && work.starts_with("trips") && connections > 512 {
+                // It deadlocks when it comes to its 512 threads: all wait for the
+                // pool, and none is left to drive the connections of that.
+                continue;
+            }
+            let (latencies, key) = (&latencies, (name.clone(), *way));
+            case = case.side(way, move |requests| {
                 let before = server.cpu();
-                let seen = server.load(work, connections, requests);
-                latencies
-                    .borrow_mut()
-                    .push((name.clone(), server.way, seen));
-                server.cpu() - before
+                let seen = load(&server.address, work, connections, requests);
+                let cpu = server.cpu() - before;
+                let mut latencies: std::cell::RefMut<'_, Latencies> = latencies.borrow_mut();
+                latencies.entry(key.clone()).or_default().push(seen);
+                cpu
             });
-            if server.way == "pinned" && work != "stalls" {
-                case = case.goal(Goal::Times(1.05));
+            if let Some(goal) = goals(work, way).0 {
+                case = case.goal(goal);
             }
         }
-        table.case(case);
+        let sides = table.case(case).into_iter().filter_map(|row| {
+            let (nanos, ratio) = row.result.ok()?;
+            Some((row.side, nanos / 1000.0, ratio))
+        });
+        // In the stall mix the time is that of the stalls.
+        let sides: Vec<_> = sides.filter(|_| work != "stalls").collect();
+        if !sides.is_empty() {
+            chart.group(&name, sides.into_iter());
+        }
     }
     print_latencies(&latencies.into_inner());
+    if let Some(file) = option("--svg=") {
+        fs::write(file, chart.svg()).expect("the file can be written");
+    }
 }
 
-/// What the clients have seen: the median, the 99th percentile in µs, and
-/// requests a second.
+/// What the clients have seen in a round: the median, the 99th percentile in µs,
+/// and requests a second.
 type Seen = [f64; 3];
 
-fn print_latencies(latencies: &[(String, &str, Seen)]) {
-    println!("\n| case | side | p50, µs | p99, µs | requests/s |");
-    println!("|---|---|--:|--:|--:|");
-    let mut cases: Vec<_> = latencies.iter().map(|(case, ..)| case).collect();
-    cases.dedup();
-    cases.sort();
-    cases.dedup();
-    for case in cases {
+/// For each case and way, the rounds; the first is to warm up.
+type Latencies = BTreeMap<(String, &'static str), Vec<Seen>>;
+
+fn print_latencies(latencies: &Latencies) {
+    println!("\n| case | side | p50, µs | p99, µs | p99 to the first | requests/s | goal |");
+    println!("|---|---|--:|--:|--:|--:|--:|");
+    for (work, connections, _) in CASES {
+        let case = format!("{work}, {connections} connections");
+        let of_way = |way| {
+            latencies
+                .get(&(case.clone(), way))
+                .map(|rounds| &rounds[1..])
+        };
+        let first = WAYS.into_iter().find_map(of_way);
         for way in WAYS {
-            let of_way = latencies
-                .iter()
-                .filter(|(name, side, _)| name == case && *side == way);
-            let seen: Vec<_> = of_way.map(|(.., seen)| *seen).collect();
-            let median = |index: usize| {
-                let mut numbers: Vec<_> = seen.iter().map(|seen| seen[index]).collect();
-                numbers.sort_by(f64::total_cmp);
-                numbers[numbers.len() / 2]
+            let (Some(seen), Some(first)) = (of_way(way), first) else {
+                continue;
             };
-            println!(
-                "| {case} | {way} | {:.0} | {:.0} | {:.0} |",
-                median(0),
-                median(1),
-                median(2)
+            let [p50, p99, rate] = [0, 1, 2].map(|i| median(seen.iter().map(|seen| seen[i])));
+            let ratio = median(
+                seen.iter()
+                    .zip(first)
+                    .map(|(ours, first)| ours[1] / first[1]),
             );
+            let goal = goals(work, way).1.map(|most| match ratio <= most {
+                true => format!("× {most}: met"),
+                false => format!("× {most}: missed"),
+            });
+            let goal = goal.unwrap_or_default();
+            println!("| {case} | {way} | {p50:.0} | {p99:.0} | {ratio:.2} | {rate:.0} | {goal} |");
         }
     }
 }
 
-/// A server, as a child process that ends with this.
-struct Server {
-    way: &'static str,
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<_> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// A child process that serves until this is dropped.
+struct Process {
     child: Child,
     address: String,
 }
 
-impl Server {
-    fn start(way: &'static str) -> Server {
-        let mut child = this_program(&["server", way]);
+impl Process {
+    fn start(arguments: &[&str]) -> Process {
+        let mut child = this_program(arguments);
         let mut address = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout)
             .read_line(&mut address)
             .expect("it says where it listens");
-        Server {
-            way,
+        Process {
             child,
             address: address.trim_end().to_owned(),
         }
     }
 
-    /// The CPU time that it has taken, in ticks of 10 ms.
+    /// The CPU time that its threads have taken. (None of them ends meanwhile.)
     fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .expect("the server is alive");
-        // After the name, which is in parentheses: utime is the 12th, stime the
-        // 13th.
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(|field| field.parse().unwrap_or(0)).sum();
-        Duration::from_millis(ticks * 10)
-    }
-
-    fn load(&self, work: &str, connections: u64, requests: u64) -> Seen {
-        let numbers = [connections, requests].map(|number| number.to_string());
-        let [connections, requests] = &numbers;
-        let client = this_program(&["client", &self.address, work, connections, requests]);
-        let output = client.wait_with_output().expect("it is a child");
-        assert!(output.status.success(), "the client has failed");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut numbers = text.split_whitespace().map(|number| number.parse());
-        std::array::from_fn(|_| {
-            let number = numbers.next().and_then(Result::ok);
-            number.expect("the client prints three numbers")
-        })
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let nanos = threads.expect("it is alive").map(|thread| {
+            let path = thread.expect("it is alive").path().join("schedstat");
+            let text = fs::read_to_string(path).expect("the system counts");
+            let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+            nanos.unwrap_or(0)
+        });
+        Duration::from_nanos(nanos.sum())
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn load(address: &str, work: &str, connections: u64, requests: u64) -> Seen {
+    let numbers = [connections, requests].map(|number| number.to_string());
+    let [connections, requests] = &numbers;
+    let client = this_program(&["client", address, work, connections, requests]);
+    let output = client.wait_with_output().expect("it is a child");
+    assert!(output.status.success(), "the client has failed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut numbers = text.split_whitespace().map(|number| number.parse());
+    std::array::from_fn(|_| {
+        let number = numbers.next().and_then(Result::ok);
+        number.expect("the client prints three numbers")
+    })
 }
 
 fn this_program(arguments: &[&str]) -> Child {
@@ -174,9 +256,15 @@ fn this_program(arguments: &[&str]) -> Child {
         .expect("it can run again")
 }
 
-fn server(way: &str) {
+fn server(way: &str, database: &str) {
+    assert!(DATABASE.set(Pool::new(database, POOL)).is_ok());
+    if way.starts_with("actix") {
+        return actix_server(way == "actix, in place");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // For `Process::cpu`.
+        .thread_keep_alive(Duration::from_secs(3600))
         .build()
         .expect("there are threads");
     let result = runtime.block_on(async {
@@ -184,27 +272,20 @@ fn server(way: &str) {
         println!("{}", listener.local_addr()?);
         match way {
             "async" => axum::serve(listener, async_app()).await,
-            "hop" => axum::serve(listener, plain_app()).await,
-            _ => greenhack::axum::serve(listener, plain_app()).await,
+            "hop" => axum::serve(listener, plain_app::<Greenhack>()).await,
+            "in place" => greenhack::axum::serve(listener, plain_app::<Greenhack>()).await,
+            "in place, own pools" => {
+                greenhack::axum::serve(listener, plain_app::<OwnPools>()).await
+            }
+            "spawn_blocking" => axum::serve(listener, plain_app::<SpawnBlocking>()).await,
+            "block_in_place" => axum::serve(listener, plain_app::<BlockInPlace>()).await,
+            _ => panic!("no such way"),
         }
     });
     result.expect("it serves until it is killed");
 }
 
 fn async_app() -> Router {
-    async fn trips(count: u64) -> &'static str {
-        for _ in 0..count {
-            sleep(TRIP).await;
-        }
-        "done"
-    }
-
-    async fn stalls() -> &'static str {
-        sleep(TRIP).await;
-        compute_sometimes();
-        "done"
-    }
-
     Router::new()
         .route("/none", get(async || "done"))
         .route("/trips/1", get(|| trips(1)))
@@ -214,40 +295,237 @@ fn async_app() -> Router {
         .route("/stalls", get(stalls))
 }
 
-fn plain_app() -> Router {
-    #[greenhack::entry]
-    fn none() -> &'static str {
-        "done"
+async fn trips(count: u64) -> &'static str {
+    for _ in 0..count {
+        trip(Pool::of_all()).await;
+    }
+    "done"
+}
+
+async fn stalls() -> &'static str {
+    sleep(NAP).await;
+    compute_sometimes();
+    "done"
+}
+
+/// A way to have plain handlers.
+trait Plain: 'static {
+    /// Runs one.
+    fn run<T: Send + 'static>(
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send;
+
+    /// Waits in one.
+    fn wait<T>(future: impl Future<Output = T>) -> T;
+
+    /// Asks the database in one.
+    fn trip() {
+        Self::wait(trip(Pool::of_all()));
+    }
+}
+
+struct Greenhack;
+
+impl Plain for Greenhack {
+    // This is what `#[entry]` writes.
+    fn run<T: Send + 'static>(
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send {
+        greenhack::run_sync(f)
     }
 
-    fn trips(count: u64) -> impl Future<Output = &'static str> + Send {
-        greenhack::run_sync(move || {
-            for _ in 0..count {
-                await_sync(async { sleep(TRIP).await });
-            }
-            "done"
-        })
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        await_sync(future)
+    }
+}
+
+struct OwnPools;
+
+impl Plain for OwnPools {
+    fn run<T: Send + 'static>(
+        f: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + Send {
+        greenhack::run_sync(f)
     }
 
-    #[greenhack::entry]
-    fn body(body: Bytes) -> Bytes {
-        body
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        await_sync(future)
     }
 
-    #[greenhack::entry]
-    fn stalls() -> &'static str {
-        await_sync(async { sleep(TRIP).await });
-        compute_sometimes();
-        "done"
+    fn trip() {
+        thread_local! {
+            static OWN: Pool = Pool::new(&Pool::of_all().address, POOL / workers());
+        }
+        OWN.with(|pool| await_sync(trip(pool)));
+    }
+}
+
+struct SpawnBlocking;
+
+impl Plain for SpawnBlocking {
+    async fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+        spawn_blocking(f).await.expect("it does not panic")
     }
 
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        Handle::current().block_on(future)
+    }
+}
+
+struct BlockInPlace;
+
+impl Plain for BlockInPlace {
+    async fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+        block_in_place(f)
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        Handle::current().block_on(future)
+    }
+}
+
+fn plain_app<P: Plain>() -> Router {
     Router::new()
-        .route("/none", get(none))
-        .route("/trips/1", get(|| trips(1)))
-        .route("/trips/3", get(|| trips(3)))
-        .route("/trips/10", get(|| trips(10)))
-        .route("/body", post(body))
-        .route("/stalls", get(stalls))
+        .route("/none", get(|| P::run(|| "done")))
+        .route("/trips/1", get(|| P::run(|| plain_trips::<P>(1))))
+        .route("/trips/3", get(|| P::run(|| plain_trips::<P>(3))))
+        .route("/trips/10", get(|| P::run(|| plain_trips::<P>(10))))
+        .route("/body", post(|body: Bytes| P::run(|| body)))
+        .route("/stalls", get(|| P::run(plain_stalls::<P>)))
+}
+
+fn plain_trips<P: Plain>(count: u64) -> &'static str {
+    for _ in 0..count {
+        P::trip();
+    }
+    "done"
+}
+
+fn plain_stalls<P: Plain>() -> &'static str {
+    P::wait(async { sleep(NAP).await });
+    compute_sometimes();
+    "done"
+}
+
+fn actix_server(is_plain: bool) {
+    use actix_web::{App, HttpServer, web};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    println!("{}", listener.local_addr().expect("it is bound"));
+    let async_app = || {
+        App::new()
+            .route("/none", web::get().to(async || "done"))
+            .route("/trips/1", web::get().to(|| trips(1)))
+            .route("/trips/3", web::get().to(|| trips(3)))
+            .route("/trips/10", web::get().to(|| trips(10)))
+            .route("/body", web::post().to(async |body: Bytes| body))
+            .route("/stalls", web::get().to(stalls))
+    };
+    type P = Greenhack;
+    let plain_app = || {
+        App::new()
+            .route("/none", web::get().to(|| P::run(|| "done")))
+            .route("/trips/1", web::get().to(|| P::run(|| plain_trips::<P>(1))))
+            .route("/trips/3", web::get().to(|| P::run(|| plain_trips::<P>(3))))
+            .route(
+                "/trips/10",
+                web::get().to(|| P::run(|| plain_trips::<P>(10))),
+            )
+            .route("/body", web::post().to(|body: Bytes| P::run(|| body)))
+            .route("/stalls", web::get().to(|| P::run(plain_stalls::<P>)))
+    };
+    let result = actix_web::rt::System::new().block_on(async {
+        match is_plain {
+            true => {
+                HttpServer::new(plain_app)
+                    .workers(workers())
+                    .listen(listener)?
+                    .run()
+                    .await
+            }
+            false => {
+                HttpServer::new(async_app)
+                    .workers(workers())
+                    .listen(listener)?
+                    .run()
+                    .await
+            }
+        }
+    });
+    result.expect("it serves until it is killed");
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Connections to the database, as any pool of an async driver has them.
+struct Pool {
+    address: String,
+    idle: Mutex<Vec<TcpStream>>,
+    permits: Semaphore,
+}
+
+static DATABASE: OnceLock<Pool> = OnceLock::new();
+
+impl Pool {
+    fn new(address: &str, most: usize) -> Pool {
+        Pool {
+            address: address.to_owned(),
+            idle: Mutex::default(),
+            permits: Semaphore::new(most),
+        }
+    }
+
+    /// The one that all threads share.
+    fn of_all() -> &'static Pool {
+        DATABASE.get().expect("this is set at the beginning")
+    }
+}
+
+/// A round trip to the database: a connection of the pool, 64 bytes there, 64
+/// bytes back.
+async fn trip(pool: &Pool) {
+    let _permit = pool.permits.acquire().await.expect("it is never closed");
+    let idle = pool.idle.lock().expect("nothing panics with it").pop();
+    let mut stream = match idle {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect(&pool.address).await.expect("it listens");
+            stream.set_nodelay(true).expect("it is a TCP stream");
+            stream
+        }
+    };
+    let mut message = [7; 64];
+    stream.write_all(&message).await.expect("it is open");
+    stream.read_exact(&mut message).await.expect("it answers");
+    pool.idle
+        .lock()
+        .expect("nothing panics with it")
+        .push(stream);
+}
+
+/// Answers each message of 64 bytes at once.
+fn database() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("there is a driver");
+    let result: std::io::Result<()> = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        println!("{}", listener.local_addr()?);
+        loop {
+            let (mut stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(async move {
+                let mut message = [0; 64];
+                while stream.read_exact(&mut message).await.is_ok() {
+                    stream.write_all(&message).await.expect("it is open");
+                }
+            });
+        }
+    });
+    result.expect("it answers until it is killed");
 }
 
 /// Computes for a while, once in `STALL_EVERY` calls.

@@ -6,9 +6,10 @@
 //! median over the rounds and the range of its middle half.
 //!
 //! `cargo bench -p greenhack-benches --bench run -- cancel` runs the cases with
-//! "cancel" in their name; `--quick` makes few rounds.
+//! "cancel" in their name; `--quick` makes few rounds, `--rounds=11` as many.
 #![forbid(unsafe_code)]
 
+mod chart;
 mod held;
 pub mod load;
 mod once;
@@ -20,6 +21,8 @@ pub use race::Race;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use chart::Chart;
 
 /// How many rounds there are, and of what.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ impl Table {
         let (flags, filter): (Vec<_>, _) = std::env::args()
             .skip(1)
             .partition(|argument| argument.starts_with("--"));
+        let rounds = flags.iter().find_map(|flag| flag.strip_prefix("--rounds="));
         let quick = flags.iter().any(|flag| flag == "--quick");
         println!(
             "| {:<34} | {:<26} | {:>9} | {:>21} | {:>24} | {:>15} |",
@@ -41,7 +45,12 @@ impl Table {
         );
         println!("|---|---|--:|--:|--:|--:|");
         Table {
-            rounds: if quick { 5 } else { 31 },
+            rounds: match rounds.map(str::parse) {
+                Some(Ok(rounds)) if rounds > 0 => rounds,
+                Some(_) => panic!("write `--rounds=11`"),
+                None if quick => 5,
+                None => 31,
+            },
             filter,
         }
     }

@@ -1,9 +1,11 @@
-//! The calls of the system that the slab of stacks needs: the only file that
-//! calls the system.
+//! The calls of the system, for the slab of stacks and the cores of workers: the
+//! only file that calls the system.
 //!
-//! Linux only. Elsewhere stacks come from corosensei, one mapping each.
+//! Linux only. Elsewhere stacks come from corosensei, one mapping each, and
+//! threads are not kept on cores (`no_sys.rs`).
 
 use std::io;
+use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -157,6 +159,45 @@ pub(crate) fn page() -> usize {
     // SAFETY: it only reads a constant of the system.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(bytes).unwrap_or(4096)
+}
+
+/// The bits of a word of a set of cores.
+const BITS: usize = libc::c_ulong::BITS as usize;
+
+/// The cores that the calling thread may use, which a container may have limited.
+pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
+    // Room for 1,024 cores. A kernel that knows more refuses a smaller set.
+    let mut words: Vec<libc::c_ulong> = vec![0; 1024 / BITS];
+    loop {
+        let bytes = mem::size_of_val(&*words);
+        let set = words.as_mut_ptr().cast::<libc::cpu_set_t>();
+        // SAFETY: the system writes `bytes` at most, and that is what there is.
+        // 0 is the calling thread.
+        if unsafe { libc::sched_getaffinity(0, bytes, set) } == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) || words.len() > 1024 {
+            return Err(error);
+        }
+        words.resize(words.len() * 2, 0);
+    }
+    let is_in = |core: &usize| (words[core / BITS] >> (core % BITS)) & 1 == 1;
+    Ok((0..words.len() * BITS).filter(is_in).collect())
+}
+
+/// Keeps the calling thread on one core.
+pub(crate) fn stay_on(core: usize) -> io::Result<()> {
+    let mut words: Vec<libc::c_ulong> = vec![0; core / BITS + 1];
+    words[core / BITS] = 1 << (core % BITS);
+    let bytes = mem::size_of_val(&*words);
+    let set = words.as_ptr().cast::<libc::cpu_set_t>();
+    // SAFETY: the system reads `bytes`, and that is what there is; it takes
+    // what is missing of its own set as zeros. 0 is the calling thread.
+    match unsafe { libc::sched_setaffinity(0, bytes, set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// How many mappings the system allows to a process.

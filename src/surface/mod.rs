@@ -4,6 +4,7 @@ pub(crate) mod await_sync;
 pub(crate) mod builder;
 pub(crate) mod in_place;
 pub(crate) mod local_run;
+pub(crate) mod metrics;
 pub(crate) mod nested;
 pub(crate) mod nursery;
 pub(crate) mod outside;

@@ -83,7 +83,7 @@ impl Builder {
             shared,
             ended: Box::pin(std::future::ready(())),
         };
-        hire(threads, &self.thread_name, |index| {
+        hire(&self, threads, |index| {
             let (shared, make) = (workers.shared.clone(), make.clone());
             move |started: Started| work(&shared, index, make, started)
         })?;

@@ -119,6 +119,11 @@ impl<J> Queue<J> {
         Poll::Ready(Pulled::Jobs(state.jobs.drain(..count).collect()))
     }
 
+    /// How many jobs wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
     /// Notes that the thread of `worker` is about to park.
     pub(crate) fn park(&self, worker: usize) {
         let mut state = self.lock();

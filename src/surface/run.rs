@@ -43,6 +43,7 @@ use tracing::dispatcher::set_default;
 
 use super::builder::{Config, builder};
 use super::in_place::InPlace;
+use super::metrics::Live;
 use super::reaper::Reaper;
 use super::workers::{self, Job};
 use crate::engine::context::throw_cancelled;
@@ -272,6 +273,7 @@ where
                 sender: Some(start.sender),
             }),
             surroundings: start.surroundings,
+            _live: Live::begin(),
         };
         if start.carried.is_empty() {
             spawn_local(task);
@@ -291,6 +293,7 @@ where
 struct Task<F, T: 'static> {
     run: Option<TaskRun<F, T>>,
     surroundings: Surroundings,
+    _live: Live,
 }
 
 impl<F, T> Unpin for Task<F, T> {}

@@ -21,7 +21,7 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -31,13 +31,15 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep, timeout};
 
+use super::metrics::Tally;
 use super::outside;
 use super::queue::{Pulled, Queue};
 use crate::engine::residents;
 use crate::ground::error::discard;
-use crate::ground::report;
+use crate::ground::{report, sys};
 use crate::memory::pool;
 
+pub use super::metrics::Metrics;
 pub use super::pinned::{Worker, Workers};
 
 /// How many runs a worker starts before it looks after those it has.
@@ -70,7 +72,8 @@ const IDLE_TICK: Duration = Duration::from_millis(100);
 #[must_use = "the settings do nothing until `start` is called"]
 pub struct Builder {
     threads: Option<usize>,
-    pub(super) thread_name: String,
+    thread_name: String,
+    core_affinity: bool,
 }
 
 impl Default for Builder {
@@ -85,6 +88,7 @@ impl Builder {
         Builder {
             threads: None,
             thread_name: "greenhack".to_owned(),
+            core_affinity: false,
         }
     }
 
@@ -106,6 +110,42 @@ impl Builder {
     /// Sets what the threads are called; each name gets a `-` and a number.
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
         self.thread_name = name.into();
+        self
+    }
+
+    /// Sets whether each worker is kept on one core; otherwise it is not.
+    ///
+    /// The cores are those that the calling thread may use, as its container or
+    /// `taskset` allows, one after the other; if there are more workers than
+    /// cores, it begins anew. That keeps caches warm where the process has the
+    /// cores for itself. Where it shares them, a worker waits for its core while
+    /// others are idle: measure before you keep it. Threads that a worker starts,
+    /// such as tokio's for `spawn_blocking`, share its core.
+    ///
+    /// # Platform-specific behavior
+    ///
+    /// Elsewhere than on Linux it does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let workers = greenhack::workers::Builder::new()
+    ///     .threads(2)
+    ///     .core_affinity(true)
+    ///     .run_each(|_worker| async {
+    ///         // As many as this thread may use.
+    ///         std::thread::available_parallelism().map(usize::from)
+    ///     })?;
+    /// for cores in greenhack::await_sync(workers) {
+    ///     # #[cfg(target_os = "linux")]
+    ///     assert_eq!(cores?, 1);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn core_affinity(mut self, on: bool) -> Self {
+        self.core_affinity = on;
         self
     }
 
@@ -179,6 +219,47 @@ pub async fn shutdown(limit: Duration) {
     pool.shared.staff.end_within(limit).await;
 }
 
+/// Tells how many runs there are on the workers of this process.
+///
+/// For a log or a gauge, and to refuse work when too much of it waits: a run
+/// that has been made can't be refused any more. Runs in place are not among
+/// them; they are part of their tasks.
+///
+/// It starts no workers. Without them, all numbers are 0.
+///
+/// # Examples
+///
+/// ```
+/// use greenhack::{await_sync, run_sync, workers};
+/// use tokio::sync::oneshot;
+///
+/// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+/// assert_eq!(workers::metrics().started(), 0);
+/// let (begun, wait) = oneshot::channel();
+/// let (end, ended) = oneshot::channel::<()>();
+/// let run = tokio::spawn(run_sync(move || {
+///     begun.send(()).unwrap();
+///     await_sync(ended).unwrap();
+/// }));
+/// wait.await.unwrap();
+/// let metrics = workers::metrics();
+/// assert_eq!((metrics.queued(), metrics.live(), metrics.started()), (0, 1, 1));
+/// end.send(()).unwrap();
+/// run.await.unwrap();
+/// # });
+/// ```
+pub fn metrics() -> Metrics {
+    let Some(pool) = POOL.get() else {
+        return Metrics::default();
+    };
+    let tallies = pool.shared.tallies();
+    Metrics {
+        queued: pool.shared.queue.len(),
+        live: tallies.iter().map(|tally| tally.live()).collect(),
+        started: tallies.iter().map(|tally| tally.started()).sum(),
+    }
+}
+
 /// A run that has not started.
 pub(crate) trait Job: Send + Sync {
     /// Starts it on this worker, unless it was cancelled.
@@ -203,6 +284,15 @@ struct Pool {
 struct Shared {
     queue: Queue<Arc<dyn Job>>,
     staff: Staff,
+    /// In the order of the workers, which start one after the other.
+    tallies: Mutex<Vec<Arc<Tally>>>,
+}
+
+impl Shared {
+    fn tallies(&self) -> MutexGuard<'_, Vec<Arc<Tally>>> {
+        // Nothing in here panics while it holds the lock.
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pool {
@@ -211,6 +301,7 @@ impl Pool {
             shared: Arc::new(Shared {
                 queue: Queue::new(threads),
                 staff: Staff::new(Duration::ZERO),
+                tallies: Mutex::default(),
             }),
         }
     }
@@ -225,7 +316,7 @@ impl Pool {
     fn start(builder: &Builder) -> io::Result<Pool> {
         let threads = builder.count();
         let pool = Pool::new(threads);
-        let result = hire(threads, &builder.thread_name, |index| {
+        let result = hire(builder, threads, |index| {
             let shared = pool.shared.clone();
             move |started: Started| work(&shared, index, started)
         });
@@ -251,6 +342,7 @@ fn work(shared: &Arc<Shared>, index: usize, started: Started) {
         Ok(runtime) => runtime,
         Err(error) => return started.tell(Err(error)),
     };
+    shared.tallies().push(Tally::of_this_thread());
     started.tell(Ok(()));
     drive(&shared.staff, runtime, async {
         let mut has_started = false;
@@ -342,16 +434,29 @@ impl Started {
 
 /// Starts threads, each with a life of its own, and waits until each tells that
 /// it has begun. Ends with the first that can't.
-pub(super) fn hire<F>(threads: usize, name: &str, life: impl Fn(usize) -> F) -> io::Result<()>
+pub(super) fn hire<F>(
+    builder: &Builder,
+    threads: usize,
+    life: impl Fn(usize) -> F,
+) -> io::Result<()>
 where
     F: FnOnce(Started) + Send + 'static,
 {
+    let cores = match builder.core_affinity {
+        true => sys::allowed_cores()?,
+        false => Vec::new(),
+    };
+    let mut cores = cores.into_iter().cycle();
     (0..threads).try_for_each(|index| {
         let (sender, started) = mpsc::channel();
         let life = life(index);
+        let core = cores.next();
         thread::Builder::new()
-            .name(format!("{name}-{index}"))
-            .spawn(move || life(Started(sender)))?;
+            .name(format!("{}-{index}", builder.thread_name))
+            .spawn(move || match core.map_or(Ok(()), sys::stay_on) {
+                Ok(()) => life(Started(sender)),
+                Err(error) => Started(sender).tell(Err(error)),
+            })?;
         started
             .recv()
             .unwrap_or_else(|error| Err(io::Error::other(error)))

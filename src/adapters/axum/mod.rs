@@ -7,10 +7,12 @@
 //! stays, and so do the handlers of its requests.
 //!
 //! [`Distributor`] is the part that hands the connections out, for servers other
-//! than axum's.
+//! than axum's. [`RequestLimit`] is a layer that lets the requests that are too
+//! many wait, or refuses them.
 #![forbid(unsafe_code)]
 
 mod distributor;
+mod limit;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -28,6 +30,7 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 pub use distributor::{Connection, Connections, Distributor, Movable, WorkerListener};
+pub use limit::{LimitedRequests, RequestLimit};
 
 use crate::workers;
 
