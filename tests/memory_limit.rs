@@ -42,8 +42,8 @@ fn a_run_beyond_the_limit_panics_and_the_others_go_on() {
             assert_eq!(
                 message(late.await.unwrap_err()),
                 "no stack of 65536 bytes for `guest`: the stacks of this process take 196608 of \
-                 the 196608 bytes that `greenhack::limit_stack_memory` allows; see \
-                 `vm.max_map_count`, or set a smaller `stack_size`"
+                 the 196608 bytes that `greenhack::limit_stack_memory` allows; set a \
+                 smaller `stack_size`"
             );
             // A stack that comes back is used again, and is not counted twice.
             for _ in 0..10 {

@@ -165,6 +165,17 @@ pub(crate) fn take(size: usize) -> io::Result<Stack> {
     taken.unwrap_or_else(|_| Stack::new(size))
 }
 
+/// Says that there is no stack, and what to do.
+#[cold]
+pub(crate) fn complaint(size: usize, whom: &str, error: &io::Error) -> String {
+    let limits = match error.raw_os_error() {
+        Some(_) => "see `vm.max_map_count`, or ",
+        // It names the limit that it is of.
+        None => "",
+    };
+    format!("no stack of {size} bytes for {whom}: {error}; {limits}set a smaller `stack_size`")
+}
+
 #[cold]
 fn take_large(free: &mut Vec<Stack>, size: usize) -> io::Result<Stack> {
     if size > LARGEST {

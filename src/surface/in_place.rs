@@ -142,11 +142,10 @@ impl<T: 'static> InPlace<T> {
         };
         let stack = match pool::take(stack_size) {
             Ok(stack) => stack,
-            Err(error) => panic!(
-                "no stack of {stack_size} bytes for `{}`: {error}; \
-                 see `vm.max_map_count`, or set a smaller `stack_size`",
-                config.name,
-            ),
+            Err(error) => {
+                let whom = format!("`{}`", config.name);
+                panic!("{}", pool::complaint(stack_size, &whom, &error));
+            }
         };
         let is_direct = home.single_threaded;
         let header = |size| Header::new(config.name, Kind::Run, size, spot, is_direct);

@@ -147,18 +147,13 @@ impl<'scope> Scope<'scope, '_> {
 
     #[track_caller]
     fn child(&'scope self, f: impl FnOnce() + 'scope) -> Child {
-        let stack = match pool::take(self.nursery.stack_size) {
+        const NAME: &str = "a closure of a scope";
+        let size = self.nursery.stack_size;
+        let stack = match pool::take(size) {
             Ok(stack) => stack,
-            Err(error) => panic!(
-                "no stack of {} bytes for a closure of a scope: {error}; \
-                 see `vm.max_map_count`, or set a smaller `stack_size`",
-                self.nursery.stack_size
-            ),
+            Err(error) => panic!("{}", pool::complaint(size, NAME, &error)),
         };
-        let header = |size| {
-            let name = "a closure of a scope".into();
-            Header::new(name, Kind::Child, size, Spot::anywhere(), false)
-        };
+        let header = |size| Header::new(NAME.into(), Kind::Child, size, Spot::anywhere(), false);
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
         let coroutine = unsafe { Coroutine::new(stack, header, (), f) };
