@@ -271,9 +271,9 @@ where
             run: Some(TaskRun {
                 state: TaskState::New(Some((start.config, start.f, Handle::current()))),
                 sender: Some(start.sender),
+                live: Some(Live::begin()),
             }),
             surroundings: start.surroundings,
-            _live: Live::begin(),
         };
         if start.carried.is_empty() {
             spawn_local(task);
@@ -293,7 +293,6 @@ where
 struct Task<F, T: 'static> {
     run: Option<TaskRun<F, T>>,
     surroundings: Surroundings,
-    _live: Live,
 }
 
 impl<F, T> Unpin for Task<F, T> {}
@@ -325,6 +324,8 @@ struct TaskRun<F, T: 'static> {
     state: TaskState<F, T>,
     /// Taken when the caller has gone, or has got its outcome.
     sender: Option<oneshot::Sender<Outcome<T>>>,
+    /// Taken at the end, before the caller hears of it.
+    live: Option<Live>,
 }
 
 enum TaskState<F, T: 'static> {
@@ -379,6 +380,7 @@ where
 
     fn end(&mut self, outcome: Outcome<T>) -> Poll<()> {
         self.state = TaskState::Ended;
+        self.live = None;
         if let Some(sender) = self.sender.take() {
             // If the caller has just gone, the outcome is dropped here.
             drop(sender.send(outcome));
