@@ -117,6 +117,8 @@ pub(crate) struct Header {
     cancelled: Cell<bool>,
     /// The budget for cleanup is over. Only after `cancelled`; stays set.
     expired: Cell<bool>,
+    /// The closure has ended. Stays set.
+    ended: Cell<bool>,
     kind: Kind,
     throws: Cell<u32>,
     shields: Cell<u32>,
@@ -156,6 +158,7 @@ impl Header {
             is_mounting: Cell::new(false),
             no_suspend: Cell::new(false),
             has_suspended: Cell::new(false),
+            ended: Cell::new(false),
             cancelled: Cell::new(false),
             expired: Cell::new(false),
             kind,
@@ -464,6 +467,14 @@ impl Header {
     #[inline(always)]
     pub(crate) fn is_direct(&self) -> bool {
         self.is_direct
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    pub(crate) fn set_ended(&self) {
+        self.ended.set(true);
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -184,6 +184,7 @@ impl<T, X> Coroutine<T, X> {
     /// If the coroutine has ended.
     #[inline(always)]
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, spot: Spot) -> Poll<Outcome<T>> {
+        self.expect_suspended();
         let header = self.header();
         let visit = Visit::begin(header);
         let mut resumed = false;
@@ -243,6 +244,7 @@ impl<T, X> Coroutine<T, X> {
         if header.is_stuck() || deaf {
             return Poll::Pending;
         }
+        self.expect_suspended();
         let spot = Spot::anywhere();
         let visit = Visit::begin(header);
         // The future goes first, here; then the coroutine hears of it (I3).
@@ -304,15 +306,34 @@ impl<T, X> Coroutine<T, X> {
         let ours = header.swap_unwinds_in();
         let outcome = visit.resumed(|| switch.resume());
         header.swap_unwinds_out(ours);
-        if outcome.is_some() && header.kind() == Kind::Run {
-            residents::left();
+        if outcome.is_some() {
+            header.set_ended();
+            if header.kind() == Kind::Run {
+                residents::left();
+            }
         }
         outcome
     }
 
-    /// Whether the closure has ended.
+    /// Sees to it that a switch can't fail, which would unwind with the coroutine
+    /// current on its parent's stack (C1).
+    #[inline(always)]
+    fn expect_suspended(&self) {
+        if !self.switch().can_resume() {
+            not_suspended();
+        }
+    }
+
+    /// Whether the closure has ended. While it runs it has not, so that nobody
+    /// frees the stack that it runs on.
     pub(crate) fn has_ended(&self) -> bool {
-        self.switch().has_ended()
+        self.header().has_ended()
+    }
+
+    /// Whether the closure runs at this moment, and its owner is dropped below it:
+    /// by `exit`, which ends a thread's locals with whatever borrows from them.
+    pub(crate) fn is_running(&self) -> bool {
+        !self.has_ended() && !self.switch().can_resume()
     }
 
     /// Whether the coroutine can neither wait nor unwind any more.
@@ -336,8 +357,8 @@ impl<T, X> Coroutine<T, X> {
     #[cold]
     pub(crate) fn leak(self, why: &str) {
         if !self.has_ended() {
-            self.report_leak(why);
-            forget(self);
+            // The report may unwind, and the drop would report it again.
+            ManuallyDrop::new(self).report_leak(why);
         }
     }
 
@@ -361,22 +382,49 @@ impl<T, X> Drop for Coroutine<T, X> {
         if !self.has_ended() {
             return self.report_leak("it was dropped while suspended");
         }
-        let is_this_thread = self.is_this_thread();
         let block = self.block.as_ptr();
         // SAFETY: this owns the block, and drops it once: what is left behind is
         // a `ManuallyDrop`.
-        let switch = unsafe { ManuallyDrop::take(&mut (*block).switch) };
+        let switch = unsafe { &mut (*block).switch };
+        // SAFETY: as above.
+        let switch = unsafe { ManuallyDrop::take(switch) };
+        let _free = Free {
+            switch: Some(switch),
+            is_this_thread: self.is_this_thread(),
+        };
         // SAFETY: as above. The coroutine has ended, so that nobody else has a
-        // reference to it (I7).
+        // reference to it (I7). If a destructor panics, the others run all the
+        // same, before the stack is freed.
         unsafe { block.drop_in_place() };
+    }
+}
+
+/// Gives the stack of a coroutine back that has ended, when it is dropped.
+struct Free<T> {
+    switch: Option<Switch<T>>,
+    is_this_thread: bool,
+}
+
+impl<T> Drop for Free<T> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(switch) = self.switch.take() else {
+            return;
+        };
         let stack = switch.into_stack();
-        if is_this_thread {
+        if self.is_this_thread {
             pool::give(stack);
         } else {
             // It belongs to the slabs of another thread.
             forget(stack);
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_suspended() -> ! {
+    panic!("a coroutine was resumed that runs, or has ended");
 }
 
 /// The first frame on the coroutine's stack.

@@ -117,8 +117,18 @@ mod enabled {
         /// Enters the coroutine's spans.
         #[inline]
         pub(crate) fn mount(&self, base: &mut Base, panics: &mut FirstPanic) {
-            let last = panics.catch(|| get_default(|dispatch| base.take(dispatch, &self.around)));
+            let mut last = None;
+            panics.catch(|| {
+                get_default(|dispatch| {
+                    last = base.take(dispatch, &self.around);
+                    // It may panic, and the rest is needed then as well.
+                    base.floor = current(dispatch);
+                });
+            });
             panics.catch(|| drop(last));
+            if base.is_scoped && base.address != SCOPED.get() {
+                note_scoped(base.address);
+            }
             if self.is_holding.get() {
                 self.enter(base, panics);
             }
@@ -251,9 +261,8 @@ mod enabled {
             around: &RefCell<Option<Dispatch>>,
         ) -> Option<Dispatch> {
             self.address = address(dispatch);
-            self.floor = current(dispatch);
             if is_global(dispatch) {
-                return None;
+                return around.take();
             }
             self.is_scoped = true;
             self.place = place(dispatch);
@@ -451,6 +460,18 @@ mod enabled {
             || (address != SCOPED.get() && GLOBAL.find(dispatch))
     }
 
+    /// Notes where this thread has a default of its own, if `address` is there: it
+    /// may also be the global one, of which is not known yet that it is.
+    #[cold]
+    fn note_scoped(address: usize) {
+        // There is a scoped default somewhere, so that tracing is not switched on
+        // by this.
+        let _none = set_default(&Dispatch::none());
+        if get_default(self::address) == address {
+            SCOPED.set(address);
+        }
+    }
+
     thread_local! {
         /// Where this thread has a default of its own, once that was seen.
         static SCOPED: Cell<usize> = const { Cell::new(0) };
@@ -482,8 +503,6 @@ mod enabled {
                     *known = Some(dispatch.clone());
                     self.address.store(address, Ordering::Relaxed);
                 }
-            } else {
-                SCOPED.set(address);
             }
             is_global
         }

@@ -152,6 +152,10 @@ mod native {
         }
     }
 
+    /// What is larger goes to the heap: corosensei refuses to move more than 1 KiB
+    /// to a stack.
+    const LARGEST_CLOSURE: usize = 512;
+
     /// A closure that runs on a stack of its own.
     pub(crate) struct Switch<T> {
         coroutine: ManuallyDrop<Coroutine<(), (), T, Stack>>,
@@ -167,6 +171,21 @@ mod native {
         ///   ever if the switch is dropped or forgotten while it is suspended.
         #[inline]
         pub(crate) unsafe fn new<F>(stack: Stack, f: F) -> Switch<T>
+        where
+            F: FnOnce(&Yielder) -> T,
+        {
+            if size_of::<F>() <= LARGEST_CLOSURE {
+                // SAFETY: the caller's.
+                return unsafe { Switch::with(stack, f) };
+            }
+            let f = Box::new(f);
+            // SAFETY: the caller's, as the box adds nothing.
+            unsafe { Switch::with(stack, move |yielder: &Yielder| f(yielder)) }
+        }
+
+        /// As [`new`](Self::new), of a closure that is small enough.
+        #[inline]
+        unsafe fn with<F>(stack: Stack, f: F) -> Switch<T>
         where
             F: FnOnce(&Yielder) -> T,
         {
@@ -192,16 +211,16 @@ mod native {
             }
         }
 
-        /// Whether the closure has ended.
+        /// Whether the closure can be resumed: it has not ended, nor does it run.
         #[inline]
-        pub(crate) fn has_ended(&self) -> bool {
-            self.coroutine.done()
+        pub(crate) fn can_resume(&self) -> bool {
+            !self.coroutine.done()
         }
 
         /// Takes the stack of a switch whose closure has ended.
         #[inline]
         pub(crate) fn into_stack(self) -> Stack {
-            assert!(self.has_ended(), "the coroutine has not ended");
+            assert!(!self.can_resume(), "the coroutine has not ended");
             let mut this = ManuallyDrop::new(self);
             // SAFETY: `this` is never used again, nor dropped.
             let coroutine = unsafe { ManuallyDrop::take(&mut this.coroutine) };
@@ -212,7 +231,7 @@ mod native {
     impl<T> Drop for Switch<T> {
         /// Leaks the stack of a closure that is suspended, or never ran.
         fn drop(&mut self) {
-            if self.has_ended() {
+            if !self.can_resume() {
                 // SAFETY: dropped once, here. It has ended, so that there is
                 // nothing to unwind.
                 unsafe { ManuallyDrop::drop(&mut self.coroutine) };

@@ -199,14 +199,14 @@ impl<T> Switch<T> {
         Some(value.into_inner())
     }
 
-    /// Whether the closure has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_none()
+    /// Whether the closure can be resumed: it has not ended.
+    pub(crate) fn can_resume(&self) -> bool {
+        self.thread.is_some()
     }
 
     /// Takes the stack of a switch whose closure has ended.
     pub(crate) fn into_stack(self) -> Stack {
-        assert!(self.has_ended(), "the coroutine has not ended");
+        assert!(!self.can_resume(), "the coroutine has not ended");
         self.stack
     }
 }

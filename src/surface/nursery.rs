@@ -153,7 +153,7 @@ impl<'scope> Scope<'scope, '_> {
             Ok(stack) => stack,
             Err(error) => panic!("{}", pool::complaint(size, NAME, &error)),
         };
-        let header = |size| Header::new(NAME.into(), Kind::Child, size, Spot::anywhere(), false);
+        let header = |size| Header::new(NAME.into(), Kind::Child, size, Spot::here(), false);
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
         let coroutine = unsafe { Coroutine::new(stack, header, (), f) };

@@ -69,7 +69,7 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
             coroutine.leak("it was dropped on another thread, and its own has no scheduler");
         };
     }
-    if !thread_is_alive() {
+    if !thread_is_alive() || coroutine.is_running() {
         return coroutine.leak("its thread is ending");
     }
     home.leave();
@@ -204,7 +204,7 @@ impl<T: 'static> Drop for Reaper<T> {
         let Some(mut coroutine) = suspended else {
             return;
         };
-        if !coroutine.is_this_thread() || !thread_is_alive() {
+        if !coroutine.is_this_thread() || !thread_is_alive() || coroutine.is_running() {
             return coroutine.leak("its runtime has ended on another thread");
         }
         let handle = coroutine.owners().handle.clone();
