@@ -19,8 +19,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -28,12 +26,13 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::routing::{get, post};
 use greenhack::await_sync;
+use greenhack_benches::load::{self, Seen, Server};
 use greenhack_benches::{Case, Chart, Goal, Table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, block_in_place, spawn_blocking};
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 
 /// How many connections to the database there are.
@@ -50,7 +49,7 @@ fn main() {
     match arguments.get(1).map(String::as_str) {
         Some("server") => server(&arguments[2], &arguments[3]),
         Some("database") => database(),
-        Some("client") => client(&arguments[2..]),
+        Some(load::CLIENT) => load::client(&arguments[2..]),
         _ => bench(&arguments),
     }
 }
@@ -102,10 +101,10 @@ fn bench(arguments: &[String]) {
         None => WAYS.to_vec(),
     };
     let table = Table::from_args();
-    let database = Process::start(&["database"]);
+    let database = Server::start(&["database"]);
     let servers: Vec<_> = wanted
         .iter()
-        .map(|way| (*way, Process::start(&["server", way, &database.address])))
+        .map(|way| (*way, Server::start(&["server", way, database.address()])))
         .collect();
     let (latencies, mut chart) = (
         RefCell::default(),
@@ -122,9 +121,9 @@ fn bench(arguments: &[String]) {
             }
             let (latencies, key) = (&latencies, (name.clone(), *way));
             case = case.side(way, move |requests| {
-                let before = server.cpu();
-                let seen = load(&server.address, work, connections, requests);
-                let cpu = server.cpu() - before;
+                let before = server.cpu_of_threads();
+                let seen = server.load(&request(work), connections, requests);
+                let cpu = server.cpu_of_threads() - before;
                 let mut latencies: std::cell::RefMut<'_, Latencies> = latencies.borrow_mut();
                 latencies.entry(key.clone()).or_default().push(seen);
                 cpu
@@ -149,10 +148,6 @@ fn bench(arguments: &[String]) {
     }
 }
 
-/// What the clients have seen in a round: the median, the 99th percentile in µs,
-/// and requests a second.
-type Seen = [f64; 3];
-
 /// For each case and way, the rounds; the first is to warm up.
 type Latencies = BTreeMap<(String, &'static str), Vec<Seen>>;
 
@@ -171,12 +166,11 @@ fn print_latencies(latencies: &Latencies) {
             let (Some(seen), Some(first)) = (of_way(way), first) else {
                 continue;
             };
-            let [p50, p99, rate] = [0, 1, 2].map(|i| median(seen.iter().map(|seen| seen[i])));
-            let ratio = median(
-                seen.iter()
-                    .zip(first)
-                    .map(|(ours, first)| ours[1] / first[1]),
-            );
+            let p50 = median(seen.iter().map(|seen| seen.median));
+            let p99 = median(seen.iter().map(|seen| seen.percentile_99));
+            let rate = median(seen.iter().map(|seen| seen.per_second));
+            let pairs = seen.iter().zip(first);
+            let ratio = median(pairs.map(|(ours, first)| ours.percentile_99 / first.percentile_99));
             let goal = goals(work, way).1.map(|most| match ratio <= most {
                 true => format!("× {most}: met"),
                 false => format!("× {most}: missed"),
@@ -193,67 +187,15 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// A child process that serves until this is dropped.
-struct Process {
-    child: Child,
-    address: String,
-}
-
-impl Process {
-    fn start(arguments: &[&str]) -> Process {
-        let mut child = this_program(arguments);
-        let mut address = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout)
-            .read_line(&mut address)
-            .expect("it says where it listens");
-        Process {
-            child,
-            address: address.trim_end().to_owned(),
-        }
+/// What is sent, for a kind of work.
+fn request(work: &str) -> String {
+    match work {
+        "body" => format!(
+            "POST /body HTTP/1.1\r\nHost: it\r\nContent-Length: 1024\r\n\r\n{}",
+            "x".repeat(1024)
+        ),
+        work => format!("GET /{work} HTTP/1.1\r\nHost: it\r\n\r\n"),
     }
-
-    /// The CPU time that its threads have taken. (None of them ends meanwhile.)
-    fn cpu(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let nanos = threads.expect("it is alive").map(|thread| {
-            let path = thread.expect("it is alive").path().join("schedstat");
-            let text = fs::read_to_string(path).expect("the system counts");
-            let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
-            nanos.unwrap_or(0)
-        });
-        Duration::from_nanos(nanos.sum())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn load(address: &str, work: &str, connections: u64, requests: u64) -> Seen {
-    let numbers = [connections, requests].map(|number| number.to_string());
-    let [connections, requests] = &numbers;
-    let client = this_program(&["client", address, work, connections, requests]);
-    let output = client.wait_with_output().expect("it is a child");
-    assert!(output.status.success(), "the client has failed");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut numbers = text.split_whitespace().map(|number| number.parse());
-    std::array::from_fn(|_| {
-        let number = numbers.next().and_then(Result::ok);
-        number.expect("the client prints three numbers")
-    })
-}
-
-fn this_program(arguments: &[&str]) -> Child {
-    let program = std::env::current_exe().expect("the system knows it");
-    Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it can run again")
 }
 
 fn server(way: &str, database: &str) {
@@ -541,74 +483,4 @@ fn compute_sometimes() {
             std::hint::spin_loop();
         }
     }
-}
-
-/// Asks over many connections, each one request after the other.
-fn client(arguments: &[String]) {
-    let [address, work, connections, requests] = arguments else {
-        panic!("client <address> <work> <connections> <requests>");
-    };
-    let connections: u64 = connections.parse().expect("a number");
-    let requests: u64 = requests.parse().expect("a number");
-    let request = match work.as_str() {
-        "body" => format!(
-            "POST /body HTTP/1.1\r\nHost: it\r\nContent-Length: 1024\r\n\r\n{}",
-            "x".repeat(1024)
-        ),
-        work => format!("GET /{work} HTTP/1.1\r\nHost: it\r\n\r\n"),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("there is a driver");
-    let begin = Instant::now();
-    let mut latencies = runtime.block_on(async {
-        let mut tasks = JoinSet::new();
-        for client in 0..connections {
-            let share = requests / connections + u64::from(client < requests % connections);
-            tasks.spawn(ask(address.clone(), request.clone(), share));
-        }
-        tasks.join_all().await.concat()
-    });
-    let elapsed = begin.elapsed().as_secs_f64();
-    latencies.sort_unstable();
-    let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1e6;
-    println!("{} {} {}", at(50), at(99), requests as f64 / elapsed);
-}
-
-async fn ask(address: String, request: String, count: u64) -> Vec<Duration> {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    stream.set_nodelay(true).expect("it is a TCP stream");
-    let mut buffer = vec![0; 4096];
-    let mut latencies = Vec::new();
-    for _ in 0..count {
-        let begin = Instant::now();
-        stream
-            .write_all(request.as_bytes())
-            .await
-            .expect("it is open");
-        let mut length = 0;
-        while !is_whole(&buffer[..length]) {
-            let read = stream.read(&mut buffer[length..]).await;
-            match read.expect("it answers") {
-                0 => panic!("it hangs up"),
-                read => length += read,
-            }
-        }
-        latencies.push(begin.elapsed());
-    }
-    latencies
-}
-
-/// Whether this is all of an answer.
-fn is_whole(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else {
-        return false;
-    };
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
-    length.and_then(|length| length.parse().ok()) == Some(body.len())
 }
