@@ -235,14 +235,11 @@ mod with_a_subscriber_that_panics {
             || {
                 let (subscriber, knobs) = Panics::new();
                 let _default = set_default(&Dispatch::new(subscriber));
-                let runtime = current_thread();
-                let run = runtime.block_on(async {
-                    let shielded = || shield(|| await_sync(std::future::pending::<()>()));
-                    let mut run: AnyRun = Box::pin(run_sync_local(shielded));
+                let shielded = || shield(|| await_sync(std::future::pending::<()>()));
+                let mut run: AnyRun = Box::pin(run_sync_local(shielded));
+                current_thread().block_on(async {
                     assert!(poll_once(&mut run).await.is_pending());
-                    run
                 });
-                drop(runtime);
                 // Both would abort the process.
                 knobs.in_events.store(2, SeqCst);
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(run)));
