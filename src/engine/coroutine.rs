@@ -49,7 +49,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::{ManuallyDrop, forget};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
@@ -415,8 +415,9 @@ impl<T> Drop for Free<T> {
         if self.is_this_thread {
             pool::give(stack);
         } else {
-            // It belongs to the slabs of another thread.
-            forget(stack);
+            // If it is a slot in a slab of another thread, that is lost; if it has a
+            // mapping, that is freed.
+            drop(stack);
         }
     }
 }
