@@ -473,6 +473,12 @@ impl Header {
         self.ended.get()
     }
 
+    /// Whether the closure has begun, and is neither suspended nor at its end.
+    pub(crate) fn is_running(&self) -> bool {
+        let is_suspended = self.pending.get().is_some() || self.stuck.get();
+        !self.yielder.get().is_null() && !is_suspended && !self.ended.get()
+    }
+
     pub(crate) fn set_ended(&self) {
         self.ended.set(true);
     }

@@ -333,7 +333,8 @@ impl<T, X> Coroutine<T, X> {
     /// Whether the closure runs at this moment, and its owner is dropped below it:
     /// by `exit`, which ends a thread's locals with whatever borrows from them.
     pub(crate) fn is_running(&self) -> bool {
-        !self.has_ended() && !self.switch().can_resume()
+        // Not asked of the switch, which `resume` has borrowed then.
+        self.header().is_running()
     }
 
     /// Whether the coroutine can neither wait nor unwind any more.
