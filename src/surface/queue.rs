@@ -1,16 +1,20 @@
 //! The queue of runs that no worker has started yet.
 //!
 //! Work is pulled: a job stays here until a worker has time for it, so a worker
-//! that is stuck in a long computation holds up only what it has started. A
-//! push wakes a worker that is parked, if there is one. If all are busy, it
-//! wakes those whose loop waits for jobs, and the first that gets there takes
-//! the job; a worker that is about to park looks here once more.
+//! that is stuck in a long computation holds up only what it has started.
+//!
+//! Jobs come in bursts, since a scheduler polls all tasks that are ready before it
+//! looks for more. So a push wakes nobody: whoever pushes announces the jobs
+//! afterwards, once for the burst. That wakes a parked worker for each job. If
+//! there are fewer, it wakes those whose loop waits for jobs too, and the first
+//! that gets there takes the job; a worker that is about to park looks here once
+//! more.
 //!
 //! # Invariants
 //!
 //! - Q1 A worker that found the queue empty has left its waker here, under the
-//!   same lock; a push takes it, under that lock. So a job and a sleeping
-//!   worker never miss each other.
+//!   same lock; the announcement that follows a push takes it, under that lock. So
+//!   a job and a sleeping worker never miss each other.
 //! - Q2 After [`close`](Queue::close) nothing is accepted, and every worker is
 //!   told once the queue is empty.
 #![forbid(unsafe_code)]
@@ -67,27 +71,28 @@ impl<J> Queue<J> {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Adds a job, or gives it back if the queue is closed.
+    /// Adds a job, or gives it back if the queue is closed. It must be announced.
     pub(crate) fn push(&self, job: J) -> Result<(), J> {
         let mut state = self.lock();
         if state.closed {
             return Err(job);
         }
         state.jobs.push_back(job);
-        let parked = state
-            .workers
-            .iter_mut()
-            .find(|worker| worker.parked && worker.waker.is_some());
-        if let Some(worker) = parked {
-            let waker = worker.waker.take();
-            drop(state);
-            waker.into_iter().for_each(Waker::wake);
-        } else {
-            let wakers = state.take_wakers();
-            drop(state);
-            wakers.into_iter().for_each(Waker::wake);
-        }
         Ok(())
+    }
+
+    /// Wakes workers for the jobs that are there.
+    pub(crate) fn announce(&self) {
+        let mut state = self.lock();
+        let jobs = state.jobs.len();
+        let parked = state.workers.iter_mut().filter(|worker| worker.parked);
+        let parked = parked.filter_map(|worker| worker.waker.take());
+        let mut wakers: Vec<Waker> = parked.take(jobs).collect();
+        if wakers.len() < jobs {
+            wakers.extend(state.take_wakers());
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Takes a share of the jobs for `worker`, `most` at most, or leaves its
@@ -195,6 +200,11 @@ mod tests {
                 .poll_pull(worker, 4, false, &mut Context::from_waker(&waker))
         }
 
+        fn add(&self, job: u32) {
+            self.queue.push(job).unwrap();
+            self.queue.announce();
+        }
+
         fn wakes(&self) -> Vec<usize> {
             let count = |wakes: &Arc<Wakes>| wakes.0.load(Ordering::Relaxed);
             self.wakes.iter().map(count).collect()
@@ -202,31 +212,47 @@ mod tests {
     }
 
     #[test]
-    fn a_push_wakes_a_parked_worker_first() {
+    fn parked_workers_are_woken_first_one_for_each_job() {
         let f = Fixture::new(3);
         for worker in 0..3 {
             assert!(f.pull(worker).is_pending());
         }
         f.queue.park(1);
+        f.queue.park(2);
         f.queue.push(1).unwrap();
+        assert_eq!(f.wakes(), [0, 0, 0]);
+        f.queue.announce();
         assert_eq!(f.wakes(), [0, 1, 0]);
-        // It has been woken already, so the next one is for the busy.
+        // That one has been woken already.
         f.queue.push(2).unwrap();
+        f.queue.push(3).unwrap();
+        f.queue.announce();
         assert_eq!(f.wakes(), [1, 1, 1]);
+        f.queue.announce();
+        assert_eq!(f.wakes(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn nobody_is_woken_for_nothing() {
+        let f = Fixture::new(1);
+        assert!(f.pull(0).is_pending());
+        f.queue.park(0);
+        f.queue.announce();
+        assert_eq!(f.wakes(), [0]);
     }
 
     #[test]
     fn a_worker_looks_once_more_before_it_parks() {
         let f = Fixture::new(2);
         assert!(f.pull(0).is_pending());
-        f.queue.push(1).unwrap();
+        f.add(1);
         assert!(f.pull(1).is_ready());
-        f.queue.push(2).unwrap();
+        f.add(2);
         assert!(f.pull(0).is_ready());
         assert!(f.pull(0).is_pending());
         f.queue.park(0);
         f.queue.unpark(0);
-        f.queue.push(3).unwrap();
+        f.add(3);
         let before = f.wakes()[1];
         f.queue.park(1);
         assert_eq!(f.wakes()[1], before, "it waits for nothing");
@@ -250,7 +276,7 @@ mod tests {
         let waker = waker(f.wakes[0].clone());
         let mut cx = Context::from_waker(&waker);
         assert!(f.queue.poll_pull(0, 4, true, &mut cx).is_pending());
-        f.queue.push(1).unwrap();
+        f.add(1);
         assert_eq!(f.wakes(), [1]);
         let pulled = f.queue.poll_pull(0, 4, true, &mut cx);
         assert!(matches!(pulled, Poll::Ready(Pulled::Later)));
@@ -288,6 +314,11 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;
 
+    fn add(queue: &Queue<u32>, job: u32) {
+        queue.push(job).unwrap();
+        queue.announce();
+    }
+
     /// Two threads push while a worker pulls: both jobs arrive.
     #[test]
     fn no_job_is_lost() {
@@ -296,7 +327,7 @@ mod loom_tests {
             let pushers: Vec<_> = (0..2)
                 .map(|job| {
                     let queue = queue.clone();
-                    thread::spawn(move || queue.push(job).unwrap())
+                    thread::spawn(move || add(&queue, job))
                 })
                 .collect();
             let mut got = Vec::new();
@@ -323,7 +354,7 @@ mod loom_tests {
             let queue = Arc::new(Queue::new(1));
             let pusher = {
                 let queue = queue.clone();
-                thread::spawn(move || queue.push(7).unwrap())
+                thread::spawn(move || add(&queue, 7))
             };
             let job = loom::future::block_on(std::future::poll_fn(|cx| {
                 let pulled = queue.poll_pull(0, 1, false, cx);
@@ -346,7 +377,7 @@ mod loom_tests {
             assert!(queue.poll_pull(1, 1, false, &mut cx).is_pending());
             let pusher = {
                 let queue = queue.clone();
-                thread::spawn(move || (0..2).for_each(|job| queue.push(job).unwrap()))
+                thread::spawn(move || (0..2).for_each(|job| add(&queue, job)))
             };
             for job in 0..2 {
                 let pulled = loom::future::block_on(std::future::poll_fn(|cx| {
