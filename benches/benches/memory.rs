@@ -1,5 +1,6 @@
 //! What a suspended run holds: the growth of the process per run, and the time
-//! that it takes to make one, to resume it, and to end it.
+//! that it takes to make one, to resume it, and to end it. Beside them is what the
+//! system takes for a page of memory that nobody has touched yet: each run needs one.
 //!
 //! Run it with `cargo bench -p greenhack-benches --bench memory`. Linux only. With
 //! `-- --million` it goes on to a million runs, for which it takes 5 GiB.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder};
 use greenhack_benches::Held;
+use memmap2::{Advice, MmapOptions};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
@@ -30,6 +32,7 @@ fn main() {
         &[10_000, 100_000]
     };
     for &count in counts {
+        touch_pages(count);
         measure("async task", count, |gate| {
             spawn_local(async move { gate.pass().await })
         });
@@ -51,6 +54,22 @@ fn main() {
             }))
         });
     }
+}
+
+/// Touches as many pages as far apart as the stacks of 64 KiB are with their guards.
+fn touch_pages(count: usize) {
+    let slot = 80 * KIB;
+    let mut options = MmapOptions::new();
+    options.len(count * slot).no_reserve_swap();
+    let mut mapping = options.map_anon().unwrap();
+    // A system without huge pages refuses, and is right.
+    let _ = mapping.advise(Advice::NoHugePage);
+    let begin = Instant::now();
+    for number in 0..count {
+        mapping[number * slot] = 1;
+    }
+    let each = begin.elapsed().as_secs_f64() * 1e6 / count as f64;
+    println!("| a page | {count} | {each:.2} | | | | |");
 }
 
 fn measure(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()>) {

@@ -24,12 +24,12 @@ use std::fs;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::Bytes;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use greenhack::await_sync;
 use greenhack_benches::load::{self, Seen, Server};
 use greenhack_benches::{Case, Chart, Goal, Table};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -71,11 +71,14 @@ const WAYS: [&str; 11] = [
     "actix, in place",
 ];
 
-/// For the stall mix only.
+/// How long a heavy handler computes.
+const HEAVY: Duration = Duration::from_micros(200);
+
+/// For the stall mix and for unequal connections only.
 const MORE_WORKERS: &str = "in place, 4 workers a core";
 
 /// What is asked, over how many connections, and how often.
-const CASES: [(&str, u64, u64); 8] = [
+const CASES: [(&str, u64, u64); 9] = [
     ("none", 64, 20_000),
     ("trips/1", 64, 10_000),
     ("trips/3", 64, 5_000),
@@ -84,6 +87,7 @@ const CASES: [(&str, u64, u64); 8] = [
     ("none", 1000, 20_000),
     ("trips/3", 1000, 5_000),
     ("stalls", 64, 10_000),
+    ("unequal", 64, 20_000),
 ];
 
 /// What the median of a way may be, at most, in CPU time and in the 99th
@@ -91,6 +95,7 @@ const CASES: [(&str, u64, u64); 8] = [
 fn goals(work: &str, way: &str) -> (Option<Goal>, Option<f64>) {
     match (way, work) {
         ("in place" | MORE_WORKERS, "stalls") => (None, Some(1.5)),
+        (_, "unequal") => (None, None),
         ("in place" | "in place, own pools", _) => (Some(Goal::Times(1.05)), Some(1.2)),
         ("hop", "none") => (Some(Goal::Times(1.8)), None),
         ("hop" | "hop, own pools", "trips/3") => (Some(Goal::Times(1.25)), None),
@@ -116,18 +121,20 @@ fn bench(arguments: &[String]) {
     );
     for (work, connections, requests) in CASES {
         let name = format!("{work}, {connections} connections");
+        let kinds = requests_of(work);
+        let kinds: Vec<_> = kinds.iter().map(String::as_str).collect();
         let mut case = Case::new(name.clone(), requests);
         for way in &wanted {
             if left_out(way, work, connections) {
                 continue;
             }
-            let (latencies, key) = (&latencies, (name.clone(), *way));
+            let (latencies, kinds, key) = (&latencies, &kinds, (name.clone(), *way));
             let address = database.address();
             case = case.side(way, move |requests| {
                 let server = Server::start(&["server", way, address]);
-                server.load(&request(work), connections, requests.div_ceil(10));
+                server.load(kinds, connections, requests.div_ceil(10));
                 let before = server.cpu_of_threads();
-                let seen = server.load(&request(work), connections, requests);
+                let seen = server.load(kinds, connections, requests);
                 let cpu = server.cpu_of_threads() - before;
                 let mut latencies: std::cell::RefMut<'_, Latencies> = latencies.borrow_mut();
                 latencies.entry(key.clone()).or_default().push(seen);
@@ -141,8 +148,9 @@ fn bench(arguments: &[String]) {
             let (nanos, ratio) = row.result.ok()?;
             Some((row.side, nanos / 1000.0, ratio))
         });
-        // In the stall mix the time is that of the stalls.
-        let sides: Vec<_> = sides.filter(|_| work != "stalls").collect();
+        // There the time is that of the computations.
+        let computes = work == "stalls" || work == "unequal";
+        let sides: Vec<_> = sides.filter(|_| !computes).collect();
         if !sides.is_empty() {
             chart.group(&name, sides.into_iter());
         }
@@ -160,7 +168,7 @@ fn left_out(way: &str, work: &str, connections: u64) -> bool {
         // none is left to drive the connections of that.
         "block_in_place" => has_trips && connections > 512,
         _ if way.ends_with("own pools") => !has_trips,
-        MORE_WORKERS => work != "stalls",
+        MORE_WORKERS => work != "stalls" && work != "unequal",
         _ => false,
     }
 }
@@ -204,15 +212,34 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// What is sent, for a kind of work.
-fn request(work: &str) -> String {
+/// What is sent, for a kind of work: by connections in turn.
+fn requests_of(work: &str) -> Vec<String> {
+    let get = |path: &str| format!("GET /{path} HTTP/1.1\r\nHost: it\r\n\r\n");
     match work {
-        "body" => format!(
-            "POST /body HTTP/1.1\r\nHost: it\r\nContent-Length: 1024\r\n\r\n{}",
-            "x".repeat(1024)
-        ),
-        work => format!("GET /{work} HTTP/1.1\r\nHost: it\r\n\r\n"),
+        "body" => {
+            let body = json();
+            vec![format!(
+                "POST /body HTTP/1.1\r\nHost: it\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )]
+        }
+        // One connection in 16 asks for much.
+        "unequal" => {
+            let mut kinds = vec![get("heavy")];
+            kinds.resize(16, get("none"));
+            kinds
+        }
+        work => vec![get(work)],
     }
+}
+
+/// 1 KB of JSON.
+fn json() -> String {
+    let dish =
+        |number| format!("{{\"dish\":\"ramen {number:02}\",\"spicy\":true,\"price\":{number}.5}}");
+    let dishes: Vec<_> = (10..32).map(dish).collect();
+    format!("{{\"guest\":\"Ada\",\"dishes\":[{}]}}", dishes.join(","))
 }
 
 fn server(way: &str, database: &str) {
@@ -258,8 +285,9 @@ fn async_app() -> Router {
         .route("/trips/1", get(|| trips(1)))
         .route("/trips/3", get(|| trips(3)))
         .route("/trips/10", get(|| trips(10)))
-        .route("/body", post(async |body: Bytes| body))
+        .route("/body", post(async |body: Json<Value>| body))
         .route("/stalls", get(stalls))
+        .route("/heavy", get(async || compute(HEAVY)))
 }
 
 async fn trips(count: u64) -> &'static str {
@@ -357,8 +385,9 @@ fn plain_app<P: Plain>() -> Router {
         .route("/trips/1", get(|| P::run(|| plain_trips::<P>(1))))
         .route("/trips/3", get(|| P::run(|| plain_trips::<P>(3))))
         .route("/trips/10", get(|| P::run(|| plain_trips::<P>(10))))
-        .route("/body", post(|body: Bytes| P::run(|| body)))
+        .route("/body", post(|body: Json<Value>| P::run(|| body)))
         .route("/stalls", get(|| P::run(plain_stalls::<P>)))
+        .route("/heavy", get(|| P::run(|| compute(HEAVY))))
 }
 
 fn plain_trips<P: Plain>(count: u64) -> &'static str {
@@ -385,8 +414,9 @@ fn actix_server(is_plain: bool) {
             .route("/trips/1", web::get().to(|| trips(1)))
             .route("/trips/3", web::get().to(|| trips(3)))
             .route("/trips/10", web::get().to(|| trips(10)))
-            .route("/body", web::post().to(async |body: Bytes| body))
+            .route("/body", web::post().to(async |body: web::Json<Value>| body))
             .route("/stalls", web::get().to(stalls))
+            .route("/heavy", web::get().to(async || compute(HEAVY)))
     };
     type P = Greenhack;
     let plain_app = || {
@@ -398,8 +428,12 @@ fn actix_server(is_plain: bool) {
                 "/trips/10",
                 web::get().to(|| P::run(|| plain_trips::<P>(10))),
             )
-            .route("/body", web::post().to(|body: Bytes| P::run(|| body)))
+            .route(
+                "/body",
+                web::post().to(|body: web::Json<Value>| P::run(|| body)),
+            )
             .route("/stalls", web::get().to(|| P::run(plain_stalls::<P>)))
+            .route("/heavy", web::get().to(|| P::run(|| compute(HEAVY))))
     };
     let result = actix_web::rt::System::new().block_on(async {
         match is_plain {
@@ -503,9 +537,14 @@ fn compute_sometimes() {
         .fetch_add(1, Ordering::Relaxed)
         .is_multiple_of(STALL_EVERY)
     {
-        let begin = Instant::now();
-        while begin.elapsed() < STALL {
-            std::hint::spin_loop();
-        }
+        compute(STALL);
     }
+}
+
+fn compute(time: Duration) -> &'static str {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        std::hint::spin_loop();
+    }
+    "done"
 }

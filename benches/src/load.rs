@@ -68,16 +68,19 @@ impl Server {
         Duration::from_nanos(nanos.sum())
     }
 
-    /// Sends it a request so many times over so many connections, each of which
-    /// sends the next one when it has the answer to the last.
+    /// Sends it so many requests over so many connections, each of which sends the
+    /// next one when it has the answer to the last. A connection always sends the
+    /// same; the first connections send the first of `kinds`, and so on, in turn.
+    /// What is seen is that of the connections that send the last.
     ///
     /// # Panics
     ///
     /// If an answer is not one of success.
-    pub fn load(&self, request: &str, connections: u64, requests: u64) -> Seen {
+    pub fn load(&self, kinds: &[&str], connections: u64, requests: u64) -> Seen {
         let numbers = [connections, requests].map(|number| number.to_string());
         let [connections, requests] = &numbers;
-        let client = this_program(&[CLIENT, &self.address, request, connections, requests]);
+        let arguments = [CLIENT, &self.address, connections, requests];
+        let client = this_program(&[&arguments, kinds].concat());
         let output = client.wait_with_output().expect("it is a child");
         assert!(output.status.success(), "the client has failed");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -127,8 +130,8 @@ fn this_program(arguments: &[&str]) -> Child {
 ///
 /// If the arguments are wrong, or an answer.
 pub fn client(arguments: &[String]) {
-    let [address, request, connections, requests] = arguments else {
-        panic!("client <address> <request> <connections> <requests>");
+    let [address, connections, requests, kinds @ ..] = arguments else {
+        panic!("client <address> <connections> <requests> <request>...");
     };
     let connections: u64 = connections.parse().expect("a number");
     let requests: u64 = requests.parse().expect("a number");
@@ -141,7 +144,13 @@ pub fn client(arguments: &[String]) {
         let mut tasks = JoinSet::new();
         for client in 0..connections {
             let share = requests / connections + u64::from(client < requests % connections);
-            tasks.spawn(ask(address.clone(), request.clone(), share));
+            let kind = client as usize % kinds.len();
+            let asked = ask(address.clone(), kinds[kind].clone(), share);
+            let is_seen = kind == kinds.len() - 1;
+            tasks.spawn(async move {
+                let latencies = asked.await;
+                if is_seen { latencies } else { Vec::new() }
+            });
         }
         tasks.join_all().await.concat()
     });

@@ -73,7 +73,7 @@ fn bench() {
                 let (seen, request, name) = (&seen, &request, name.clone());
                 case = case.side(way, move |orders| {
                     let before = server.cpu();
-                    let load = server.load(request, GUESTS, orders);
+                    let load = server.load(&[request], GUESTS, orders);
                     seen.borrow_mut().push((name.clone(), *way, load));
                     server.cpu() - before
                 });
