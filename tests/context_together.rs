@@ -13,7 +13,7 @@ use std::sync::Arc;
 use events::Written;
 use greenhack::guard::{self, Exit, Teardown};
 use greenhack::{Ambient, await_sync, builder, join, nested, scope, with_ambient};
-use support::in_each_place;
+use support::{in_each_place, on_drop};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::yield_now;
@@ -172,6 +172,9 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
             .map(|id| {
                 let (all_are_there, stay) = (all_are_there.clone(), stay.clone());
                 let f = move || {
+                    // In place of `serve`, if that fails before: the abort sees it.
+                    let parked = || stay.parked.add_permits(1);
+                    let _parked = Stay::is_for(id).then(|| on_drop(parked));
                     with_ambient(User(id), || {
                         await_sync(all_are_there.wait());
                         serve(id, &stay);
@@ -206,6 +209,7 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
             }
         }
         drop(parked);
+        drop(stay);
         for _ in 0..aborted {
             let (id, is_cancelled, users) = cleanups.recv().await.unwrap();
             assert!(Stay::is_for(id) && is_cancelled);
