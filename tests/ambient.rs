@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::pending;
 use std::rc::Rc;
 
-use greenhack::{Ambient, await_in_drop, await_sync, run_sync_local, with_ambient};
+use greenhack::{Ambient, await_in_drop, await_sync, join, run_sync_local, scope, with_ambient};
 use help::{poll_once, settle};
 use opentelemetry::{Context, ContextGuard};
 use support::{Place, current_thread, in_each_place, on_drop};
@@ -66,6 +66,50 @@ fn it_is_mounted_at_each_poll_and_unmounted_when_the_poll_returns() {
         assert_eq!(calls(), "+a +b -b -a");
         run.await;
         assert_eq!((stack(), calls()), Default::default());
+    });
+}
+
+#[test]
+fn that_of_one_closure_is_not_its_siblings() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let steps = |name: &'static str, whole: &'static str| {
+                move || {
+                    with_ambient(Name(name), || {
+                        for _ in 0..3 {
+                            assert_eq!(stack(), whole);
+                            await_sync(yield_now());
+                        }
+                        await_sync(async {
+                            assert_eq!(stack(), whole);
+                            yield_now().await;
+                            assert_eq!(stack(), whole);
+                        });
+                        assert_eq!(stack(), whole);
+                    });
+                }
+            };
+            with_ambient(Name("caller"), || {
+                join(steps("a", "caller>a"), steps("b", "caller>b"));
+                assert_eq!(stack(), "caller");
+                scope(|s| {
+                    with_ambient(Name("body"), || {
+                        let spawned = s.spawn(steps("c", "caller>c"));
+                        steps("d", "caller>body>d")();
+                        spawned.join().unwrap();
+                        assert_eq!(stack(), "caller>body");
+                    });
+                });
+                assert_eq!(stack(), "caller");
+            });
+            assert_eq!(stack(), "");
+            // They took turns: one was off the thread while the other was on it.
+            let calls = calls();
+            assert!(calls.contains("+a -a +b -b"), "{calls}");
+            calls
+        });
+        run.await.unwrap();
+        assert_eq!(stack(), "");
     });
 }
 

@@ -6,11 +6,16 @@ mod events;
 mod support;
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
 
 use events::Written;
-use greenhack::{Ambient, await_sync, builder, join, nested, with_ambient};
-use support::in_each_place;
-use tokio::sync::Barrier;
+use greenhack::guard::{self, Exit, Teardown};
+use greenhack::{Ambient, await_sync, builder, join, nested, scope, with_ambient};
+use support::{in_each_place, on_drop};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Barrier, Semaphore};
 use tokio::task::yield_now;
 use tracing::instrument::{Instrument, WithSubscriber};
 use tracing::{Dispatch, info, info_span, instrument};
@@ -54,8 +59,52 @@ async fn check_async(id: u32, step: Option<u32>) {
     check(id, step);
 }
 
-#[instrument]
-fn serve(id: u32) {
+/// Checks the context at its end.
+struct Session(u32);
+
+impl Teardown for Session {
+    async fn teardown(self, exit: Exit<'_>) -> Result<(), Infallible> {
+        assert!(matches!(exit, Exit::Returned));
+        check_async(self.0, None).await;
+        Ok(())
+    }
+}
+
+/// Where the runs stay that are aborted.
+struct Stay {
+    parked: Semaphore,
+    /// What a cleanup has seen: whose it is, how it began, the user at each step.
+    seen: UnboundedSender<(u32, bool, [u32; 3])>,
+}
+
+impl Stay {
+    fn is_for(id: u32) -> bool {
+        id % 7 == 0
+    }
+}
+
+/// Ends by a cancellation.
+struct Aborted<'a>(u32, &'a Stay);
+
+impl Teardown for Aborted<'_> {
+    /// The task is gone, and with it what was set around the run: its values of
+    /// task-locals, its subscriber. What is set in the run stays.
+    async fn teardown(self, exit: Exit<'_>) -> Result<(), Infallible> {
+        let Aborted(id, stay) = self;
+        let mut users = [0; 3];
+        for user in &mut users {
+            *user = USER.get();
+            yield_now().await;
+        }
+        // A panic would not be seen here.
+        let is_cancelled = matches!(exit, Exit::Cancelled);
+        stay.seen.send((id, is_cancelled, users)).unwrap();
+        Ok(())
+    }
+}
+
+#[instrument(skip(stay))]
+fn serve(id: u32, stay: &Stay) {
     check(id, None);
     for step in 0..3 {
         join(|| await_sync(check_async(id, None)), || check(id, None));
@@ -71,6 +120,23 @@ fn serve(id: u32) {
             },
         );
         check(id, None);
+        scope(|s| {
+            let spawned = s.spawn(|| await_sync(check_async(id, None)));
+            check(id, None);
+            spawned.join().unwrap();
+        });
+        let session = guard::with(Session(id), |_| {
+            await_sync(check_async(id, None));
+            Ok(())
+        });
+        session.unwrap();
+    }
+    if Stay::is_for(id) {
+        let aborted = guard::with(Aborted(id, stay), |_| {
+            stay.parked.add_permits(1);
+            await_sync(pending::<Result<(), Infallible>>())
+        });
+        unreachable!("{aborted:?}");
     }
 }
 
@@ -96,14 +162,22 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
             .with_target(false)
             .with_writer(written.clone());
         let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
-        let all_are_there = std::sync::Arc::new(Barrier::new(RUNS as usize));
+        let all_are_there = Arc::new(Barrier::new(RUNS as usize));
+        let (seen, mut cleanups) = unbounded_channel();
+        let stay = Arc::new(Stay {
+            parked: Semaphore::new(0),
+            seen,
+        });
         let tasks: Vec<_> = (0..RUNS)
             .map(|id| {
-                let all_are_there = all_are_there.clone();
+                let (all_are_there, stay) = (all_are_there.clone(), stay.clone());
                 let f = move || {
+                    // In place of `serve`, if that fails before: the abort sees it.
+                    let parked = || stay.parked.add_permits(1);
+                    let _parked = Stay::is_for(id).then(|| on_drop(parked));
                     with_ambient(User(id), || {
                         await_sync(all_are_there.wait());
-                        serve(id);
+                        serve(id, &stay);
                     });
                 };
                 let builder = builder().carry(&REQUEST);
@@ -123,8 +197,23 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
                 }
             })
             .collect();
-        for task in tasks {
-            task.await.unwrap();
+        // Every seventh is aborted when it has done what the others do.
+        let aborted = (0..RUNS).filter(|&id| Stay::is_for(id)).count() as u32;
+        let parked = stay.parked.acquire_many(aborted).await.unwrap();
+        for (id, task) in (0..RUNS).zip(tasks) {
+            if Stay::is_for(id) {
+                task.abort();
+                assert!(task.await.unwrap_err().is_cancelled());
+            } else {
+                task.await.unwrap();
+            }
+        }
+        drop(parked);
+        drop(stay);
+        for _ in 0..aborted {
+            let (id, is_cancelled, users) = cleanups.recv().await.unwrap();
+            assert!(Stay::is_for(id) && is_cancelled);
+            assert_eq!(users, [id; 3]);
         }
         // Of each run: its events, each in spans of its own.
         let mut events = vec![0; RUNS as usize];
@@ -141,8 +230,9 @@ fn five_hundred_runs_have_each_its_own_of_everything() {
             assert!((2..=4).contains(&ids.count()), "{line}");
             events[id.parse::<usize>().unwrap()] += 1;
         }
-        for (id, events) in events.into_iter().enumerate() {
-            assert_eq!(events, 1 + 3 * (6 + id % 4 * 3), "of the {id}th run");
+        for (id, events) in (0..RUNS).zip(events) {
+            let expected = 1 + 3 * (6 + id % 4 * 3 + 3 + 4);
+            assert_eq!(events, expected, "of the {id}th run");
         }
         assert!(dispatch.current_span().id().is_none());
         assert!(REQUEST.try_get().is_err());

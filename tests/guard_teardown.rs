@@ -11,7 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use greenhack::guard::{Exit, Guard, Teardown, with};
-use greenhack::{Cancelled, await_sync, builder, is_cancelled, leaked_runs, no_suspend};
+use greenhack::time::timeout;
+use greenhack::{
+    Cancelled, await_sync, builder, is_cancelled, join, leaked_runs, no_suspend, race,
+};
 use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -189,6 +192,92 @@ fn the_teardown_sees_a_cancellation_and_runs_to_its_end() {
             "outer",
         ];
         assert_eq!(log.take(), expected);
+    });
+}
+
+#[test]
+fn a_scope_in_a_closure_that_is_cancelled_is_torn_down_before_the_call_returns() {
+    for form in ["timeout", "race", "a panic of a sibling"] {
+        in_each_place(|place| async move {
+            let log = Log::default();
+            let run = place.spawn({
+                let log = log.clone();
+                move || {
+                    let (with_it, guarded) = (set_up(&log, "with"), guarded(&log, "guard"));
+                    let (started, wait) = oneshot::channel();
+                    let scopes = || {
+                        let _guard = guarded;
+                        let _: Result<(), String> = with(with_it, |_| {
+                            started.send(()).unwrap();
+                            await_sync(pending::<()>());
+                            unreachable!();
+                        });
+                        unreachable!();
+                    };
+                    match form {
+                        "timeout" => assert!(timeout(Duration::from_millis(1), scopes).is_err()),
+                        "race" => {
+                            let winner = || await_sync(wait).unwrap();
+                            let closures: [Box<dyn FnOnce()>; 2] =
+                                [Box::new(scopes), Box::new(winner)];
+                            race(closures);
+                        }
+                        _ => {
+                            let caught = catch_unwind(AssertUnwindSafe(|| {
+                                join(scopes, || {
+                                    await_sync(wait).unwrap();
+                                    panic_any(7_u8);
+                                })
+                            }));
+                            assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+                        }
+                    }
+                    log.add("after");
+                    // The run itself is not cancelled.
+                    assert!(!is_cancelled());
+                    await_sync(yield_now());
+                }
+            });
+            run.await.unwrap();
+            let expected = [
+                "with: set up",
+                "with: \"begins\"",
+                "with: Cancelled",
+                "guard: \"begins\"",
+                "guard: Cancelled",
+                "after",
+            ];
+            assert_eq!(log.take(), expected, "{form}");
+        });
+    }
+}
+
+#[test]
+fn a_cancelled_setup_has_no_teardown() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let setup = async {
+                    let _half_done = log.on_drop("the setup is dropped");
+                    started.give();
+                    pending::<()>().await;
+                    resource(&log, "r")
+                };
+                with(await_sync(setup), |_| -> Result<(), String> {
+                    log.add("body");
+                    Ok(())
+                })
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        end.wait().await;
+        assert_eq!(log.take(), ["the setup is dropped"]);
     });
 }
 
@@ -637,6 +726,76 @@ fn a_panic_in_a_destructor_of_a_cancelled_run_is_told_from_the_cancellation_by_w
         run.abort();
         end.wait().await;
         assert_eq!(log.take(), ["r: set up", "r: \"begins\"", "r: Panicked"]);
+    });
+}
+
+#[test]
+fn a_panic_under_a_guard_made_in_an_unwind_looks_like_a_drop() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let panics_in_a_destructor = {
+            let log = log.clone();
+            move || {
+                let caught = catch_unwind(AssertUnwindSafe(|| {
+                    let _guard = guarded(&log, "made there");
+                    panic_any(7_u8);
+                }));
+                assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+            }
+        };
+        // The unwind of a panic.
+        let run = place.spawn({
+            let destructor = panics_in_a_destructor.clone();
+            move || {
+                let _guard = on_drop(destructor);
+                panic_any(8_u8);
+            }
+        });
+        let payload = run.await.unwrap_err().into_panic();
+        assert_eq!(payload.downcast_ref(), Some(&8_u8));
+        let expected = ["made there: \"begins\"", "made there: Dropped"];
+        assert_eq!(log.take(), expected);
+        // That of a cancellation.
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = place.spawn(move || {
+            let _ended = ended;
+            let _guard = on_drop(panics_in_a_destructor);
+            started.give();
+            await_sync(pending::<()>());
+        });
+        wait.wait().await;
+        run.abort();
+        end.wait().await;
+        assert_eq!(log.take(), expected);
+    });
+}
+
+#[test]
+fn a_panic_after_a_swallowed_cancellation_looks_like_the_cancellation_to_a_guard() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                started.give();
+                assert!(catch_unwind(|| await_sync(pending::<()>())).is_err());
+                let caught = catch_unwind(AssertUnwindSafe(|| {
+                    let _guard = guarded(&log, "guard");
+                    let _: Result<(), String> = with(resource(&log, "with"), |_| panic_any(7_u8));
+                }));
+                assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        end.wait().await;
+        let mut events = log.take();
+        events.retain(|event| !event.ends_with("\"begins\""));
+        assert_eq!(events, ["with: Panicked", "guard: Cancelled"]);
     });
 }
 

@@ -408,6 +408,17 @@ fn async_code_is_refused_before_anything_runs() {
             message.starts_with("`scope` called in async code"),
             "{message}"
         );
+        let (message, line, _) = panic_of(|| drop(map_concurrent(2, [1, 2], |_| ran.set(true))));
+        assert_eq!(line, line!() - 1);
+        assert!(
+            message.starts_with("`map_concurrent` called in async code"),
+            "{message}"
+        );
+        let (message, ..) = panic_of(|| drop(join_all([|| ran.set(true)])));
+        assert!(
+            message.starts_with("`join_all` called in async code"),
+            "{message}"
+        );
         // In a future that a run awaits, too.
         run_sync_local(move || {
             await_sync(async {
@@ -616,6 +627,35 @@ fn at_most_so_many_run_at_a_time() {
     });
     assert!(message.contains("limit of 0"), "{message}");
     assert_eq!(line, line!() - 3);
+}
+
+#[test]
+fn a_panic_of_a_call_ends_the_other_calls() {
+    everywhere(|| {
+        let log = Log::default();
+        let (taken, waiting) = (Cell::new(0), Cell::new(0));
+        let items = (0..20).inspect(|_| taken.set(taken.get() + 1));
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            map_concurrent(3, items, |item| {
+                if item == 2 {
+                    while waiting.get() < 2 {
+                        pause();
+                    }
+                    resume_unwind(Box::new("burnt"));
+                }
+                let _guard = on_drop(|| {
+                    await_in_drop(yield_now());
+                    log.add("cleaned up");
+                });
+                waiting.set(waiting.get() + 1);
+                await_sync(pending::<()>());
+            })
+        }));
+        assert_eq!(text(&*caught.unwrap_err()), "burnt");
+        assert_eq!(log.take(), ["cleaned up", "cleaned up"]);
+        // No other call has begun.
+        assert_eq!(taken.get(), 3);
+    });
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::pending;
+use std::panic::panic_any;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,10 @@ use std::time::Duration;
 use greenhack::time::{
     consume_budget, interval, interval_at, sleep, sleep_until, timeout, yield_now,
 };
-use greenhack::{await_sync, leaked_runs, must_suspend, no_suspend, run_sync, run_sync_local};
+use greenhack::{
+    await_in_drop, await_sync, builder, leaked_runs, must_suspend, no_suspend, on_thread_stack,
+    run_sync, run_sync_local,
+};
 use support::{Log, in_each_place, on_drop, panic_of, signal};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -333,14 +338,14 @@ fn a_computation_that_consumes_its_budget_is_cancelled() {
 fn a_time_limit_cancels_plain_code_that_borrows() {
     in_each_place(|place| async move {
         let run = place.spawn(|| {
-            let steps = std::cell::RefCell::new(Vec::new());
+            let steps = RefCell::new(Vec::new());
             let late = timeout(Duration::from_millis(1), || {
                 let _guard = on_drop(|| {
                     // The cleanup may take its time.
                     sleep(Duration::from_millis(5));
                     steps.borrow_mut().push("cleaned up");
                 });
-                greenhack::await_sync(std::future::pending::<()>());
+                await_sync(pending::<()>());
             });
             assert!(late.is_err());
             assert_eq!(steps.take(), ["cleaned up"]);
@@ -353,7 +358,7 @@ fn a_time_limit_cancels_plain_code_that_borrows() {
 
 #[test]
 fn time_limits_nest() {
-    support::current_thread().block_on(greenhack::run_sync(|| {
+    support::current_thread().block_on(run_sync(|| {
         let inner_is_late = timeout(Duration::from_secs(60), || {
             timeout(Duration::ZERO, || {
                 loop {
@@ -365,9 +370,174 @@ fn time_limits_nest() {
         assert_eq!(inner_is_late, Ok(true));
         let outer_is_late = timeout(Duration::from_millis(1), || {
             timeout(Duration::from_secs(60), || {
-                greenhack::await_sync(std::future::pending::<()>());
+                await_sync(pending::<()>());
             })
         });
         assert!(outer_is_late.is_err());
+    }));
+}
+
+#[test]
+fn a_time_limit_waits_for_the_cleanup_of_its_closure() {
+    let leaked = leaked_runs();
+    let second = Duration::from_secs(1);
+    paused().block_on(run_sync(move || {
+        let cleaned_up = Cell::new(false);
+        let start = Instant::now();
+        let late = timeout(second, || {
+            // Longer than any budget.
+            let _guard = on_drop(|| {
+                sleep(DAY);
+                cleaned_up.set(true);
+            });
+            await_sync(pending::<()>());
+        });
+        assert!(late.is_err());
+        assert!(cleaned_up.get());
+        assert_eq!(start.elapsed(), second + DAY);
+        // The caller is not cancelled by that.
+        must_suspend(yield_now);
+
+        // The remedy: the cleanup has a limit of its own.
+        let start = Instant::now();
+        let late = timeout(second, || {
+            let _guard = on_drop(|| {
+                let limited = async { tokio::time::timeout(3 * second, pending::<()>()).await };
+                assert!(await_in_drop(limited).unwrap().is_err());
+            });
+            await_sync(pending::<()>());
+        });
+        assert!(late.is_err());
+        assert_eq!(start.elapsed(), 4 * second);
+    }));
+    assert_eq!(leaked_runs(), leaked);
+}
+
+#[test]
+fn the_budget_of_its_run_limits_the_cleanup_of_a_closure_that_was_late() {
+    let leaked = leaked_runs();
+    let second = Duration::from_secs(1);
+    paused().block_on(async {
+        let log = Log::default();
+        let (ended, end) = signal();
+        let run = builder().cleanup_budget(3 * second).run_sync({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let _outer = log.on_drop("outer");
+                let late = timeout(second, || {
+                    let _guard = on_drop(|| {
+                        assert_eq!(await_in_drop(pending::<()>()), None);
+                        log.add("given up");
+                    });
+                    await_sync(pending::<()>());
+                });
+                // The time was over before the run was cancelled.
+                log.add(if late.is_err() { "late" } else { "in time" });
+                yield_now();
+                log.add("unreachable");
+            }
+        });
+        let start = Instant::now();
+        assert!(tokio::time::timeout(10 * second, run).await.is_err());
+        assert!(log.take().is_empty());
+        end.wait().await;
+        assert_eq!(start.elapsed(), 13 * second);
+        assert_eq!(log.take(), ["given up", "late", "outer"]);
+    });
+    assert_eq!(leaked_runs(), leaked);
+}
+
+#[test]
+fn a_panic_under_a_time_limit_passes_with_its_payload() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let _outer = log.on_drop("outer");
+                let _ = timeout(DAY, || {
+                    let _inner = log.on_drop("inner");
+                    yield_now();
+                    panic_any(7_u8);
+                });
+                log.add("unreachable");
+            }
+        });
+        let payload = run.await.unwrap_err().into_panic();
+        assert_eq!(payload.downcast_ref(), Some(&7_u8));
+        assert_eq!(log.take(), ["inner", "outer"]);
+    });
+}
+
+#[test]
+fn a_cancellation_reaches_what_is_under_a_time_limit() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let _outer = log.on_drop("outer");
+                let _ = timeout(DAY, || {
+                    let _inner = on_drop(|| {
+                        yield_now();
+                        log.add("inner");
+                    });
+                    started.give();
+                    await_sync(pending::<()>());
+                });
+                log.add("unreachable");
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+        end.wait().await;
+        assert_eq!(log.take(), ["inner", "outer"]);
+    });
+}
+
+#[test]
+fn a_time_limit_in_async_code_panics_at_the_callers_line_with_its_name() {
+    let check = || {
+        let ran = Cell::new(false);
+        let (message, line, file) = panic_of(|| assert!(timeout(DAY, || ran.set(true)).is_ok()));
+        assert_eq!((line, file.as_str()), (line!() - 1, file!()));
+        let called = "`greenhack::time::timeout` called in async code";
+        assert!(message.starts_with(called), "{message}");
+        let remedy = "write `tokio::time::timeout(duration, future).await` here";
+        assert!(message.contains(remedy), "{message}");
+        assert!(!ran.get());
+    };
+    in_each_place(|place| async move {
+        check();
+        let run = place.spawn(move || await_sync(async { check() }));
+        run.await.unwrap();
+        // Elsewhere it is not for want of an `.await`.
+        let run = place.spawn(move || {
+            on_thread_stack(|| {
+                let (message, line, _) = panic_of(|| drop(timeout(DAY, || ())));
+                assert_eq!(line, line!() - 1);
+                assert!(message.contains("on_thread_stack"), "{message}");
+            });
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn a_time_limit_without_a_timer_panics_at_the_callers_line() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    runtime.block_on(run_sync_local(|| {
+        let ran = Cell::new(false);
+        let (message, line, file) = panic_of(|| assert!(timeout(DAY, || ran.set(true)).is_ok()));
+        assert_eq!((line, file.as_str()), (line!() - 1, file!()));
+        assert!(message.contains("timers are disabled"), "{message}");
+        assert!(!ran.get());
+        // The run goes on.
+        must_suspend(yield_now);
     }));
 }

@@ -7,13 +7,15 @@ mod events;
 mod help;
 mod support;
 
+use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use events::Events;
-use greenhack::{await_sync, run_sync, run_sync_local};
+use greenhack::guard::{Exit, Guard, Teardown};
+use greenhack::{await_in_drop, await_sync, join, run_sync, run_sync_local, scope};
 use help::poll_once;
 use support::{Place, in_each_place, on_drop, signal};
 use tokio::task::yield_now;
@@ -192,8 +194,106 @@ fn a_leak_is_an_error_event() {
         tokio::select! { biased; () = run => {}, () = yield_now() => {} }
     });
     let events = events.take();
-    assert_eq!(events.len(), 1);
-    assert!(events[0].contains("leaked"), "{events:?}");
+    assert_eq!(events, [": ERROR a suspended run was leaked"]);
+}
+
+#[test]
+fn a_destructor_that_gives_up_is_a_warning_event() {
+    struct Door;
+    impl Teardown for Door {
+        async fn teardown(self, _: Exit<'_>) -> Result<(), Infallible> {
+            unreachable!("nobody can wait for it");
+        }
+    }
+    in_each_place(|place| async move {
+        let events = Events::default();
+        let give_up = async || {
+            drop(on_drop(|| {
+                assert_eq!(await_in_drop(async { unreachable!() }), None::<()>);
+            }));
+            info!("then");
+            drop(Guard::new(Door));
+        };
+        let test = async {
+            give_up().instrument(info_span!("task")).await;
+            // In a future that a run awaits.
+            let f = move || await_sync(give_up().instrument(info_span!("awaited")));
+            match place {
+                Place::Local => run_sync_local(f).await,
+                _ => run_sync(f).await,
+            }
+        };
+        test.with_subscriber(events.dispatch()).await;
+        let warning = "WARN a destructor was to await where it can't, and has given up";
+        let expected = ["task", "awaited"].map(|span| {
+            [
+                format!("{span}: {warning}"),
+                format!("{span}: then"),
+                format!("{span}: {warning}"),
+            ]
+        });
+        assert_eq!(events.take(), expected.concat());
+    });
+}
+
+#[test]
+fn a_span_of_one_closure_is_not_its_siblings() {
+    in_each_place(|place| async move {
+        let events = Events::default();
+        let steps = |name: &'static str, span: fn() -> Span| {
+            move || {
+                let _span = span().entered();
+                for _ in 0..2 {
+                    info!("{name}");
+                    await_sync(yield_now());
+                }
+                await_sync(async {
+                    info!("{name}");
+                    yield_now().await;
+                    info!("{name}");
+                });
+            }
+        };
+        let f = move || {
+            join(
+                steps("a", || info_span!("a")),
+                steps("b", || info_span!("b")),
+            );
+            info!("between");
+            scope(|s| {
+                let _body = info_span!("body").entered();
+                let spawned = s.spawn(steps("c", || info_span!("c")));
+                steps("d", || info_span!("d"))();
+                spawned.join().unwrap();
+                info!("body");
+            });
+            info!("after");
+        };
+        let run = async {
+            match place {
+                Place::Local => run_sync_local(f).await,
+                _ => run_sync(f).await,
+            }
+        };
+        let request = async { run.instrument(info_span!("request")).await };
+        request.with_subscriber(events.dispatch()).await;
+        let mut events_of = events.take();
+        let own = |name: &str, spans: &str| vec![format!("request>{spans}: {name}"); 4];
+        let (first, rest) = events_of.split_at_mut(8);
+        // They took turns: one of each is first, and one of each is last.
+        for turn in [0..2, 6..8] {
+            first[turn.clone()].sort();
+            assert_eq!(first[turn], ["request>a: a", "request>b: b"]);
+        }
+        first.sort();
+        assert_eq!(first, [own("a", "a"), own("b", "b")].concat());
+        assert_eq!(rest[0], "request: between");
+        rest[1..9].sort();
+        assert_eq!(rest[1..9], [own("d", "body>d"), own("c", "c")].concat());
+        assert_eq!(rest[9..], ["request>body: body", "request: after"]);
+        // As often left as entered.
+        assert!(events.enters() > 0);
+    });
 }
 
 /// Polls `run` in the span `request`, beside an event of a neighbour after each

@@ -194,10 +194,13 @@ fn twins(options: &Options, function: Function) -> TokenStream {
         Some(body) => body.into_token_stream(),
         None => quote!(;),
     };
+    // What the message of a call in async code names.
+    let plain_name = sig.ident.unraw().to_string();
+    let original_name = original.ident.unraw().to_string();
     quote! {
         #(#plain_attrs)*
         #vis #plain {
-            #krate::await_sync(#call)
+            #krate::__private::await_exempt(#plain_name, #original_name, #call)
         }
 
         #(#original_attrs)*

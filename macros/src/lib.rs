@@ -49,27 +49,39 @@ use proc_macro::TokenStream;
 /// type, and becomes an `async fn`. The body stays a plain body: it has no
 /// `.await`, and neither have the functions that it calls.
 ///
-/// ```ignore
+/// ```
 /// use greenhack::await_sync;
+/// use tokio::sync::oneshot;
+///
+/// struct Order(&'static str);
 ///
 /// #[greenhack::entry]
-/// fn checkout(State(shop): State<Shop>, order: Order) -> Result<Receipt, Error> {
-///     let price = shop.price_of(&order)?; // Plain functions that may suspend.
-///     await_sync(shop.bank.charge(price))?;
-///     Ok(Receipt { price })
+/// fn checkout(Order(dish): Order, paid: oneshot::Receiver<u32>) -> Result<String, String> {
+///     let price = charge(paid)?; // A plain function, which may suspend.
+///     Ok(format!("{dish} for {price}"))
 /// }
 ///
-/// let app = axum::Router::new().route("/checkout", post(checkout));
+/// fn charge(paid: oneshot::Receiver<u32>) -> Result<u32, String> {
+///     await_sync(paid).map_err(|_| "the bank has hung up".to_owned())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let (pay, paid) = oneshot::channel();
+/// let receipt = tokio::spawn(checkout(Order("soup"), paid));
+/// pay.send(5).unwrap();
+/// assert_eq!(receipt.await.unwrap().unwrap(), "soup for 5");
+/// # }
 /// ```
 ///
 /// writes, with its checks left out,
 ///
 /// ```ignore
-/// async fn checkout(__arg0: State<Shop>, order: Order) -> Result<Receipt, Error> {
+/// async fn checkout(__arg0: Order, paid: oneshot::Receiver<u32>) -> Result<String, String> {
 ///     greenhack::builder()
 ///         .name("shop::checkout")
 ///         .run_sync(move || {
-///             let State(shop) = __arg0;
+///             let Order(dish) = __arg0;
 ///             // The body.
 ///         })
 ///         .await
@@ -149,33 +161,59 @@ pub fn entry(args: TokenStream, item: TokenStream) -> TokenStream {
 /// thread that may block, and panics in async code, just as `await_sync` does,
 /// for that is all that it calls.
 ///
-/// ```ignore
+/// ```
+/// # use std::io;
+/// use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
+///
+/// pub struct Client {
+///     stream: BufReader<DuplexStream>,
+/// }
+///
 /// impl Client {
 ///     /// Fetches a page.
 ///     #[greenhack::exempt]
-///     pub async fn get(&self, path: &str) -> io::Result<String> {
-///         self.send_async(path).await?; // Here it is async code.
-///         self.receive_async().await
+///     pub async fn get(&mut self, path: &str) -> io::Result<String> {
+///         self.stream.write_all(path.as_bytes()).await?; // Here it is async code.
+///         let mut page = String::new();
+///         self.stream.read_line(&mut page).await?;
+///         Ok(page)
 ///     }
 /// }
 ///
-/// let page = client.get("/")?; // Plain code, in a run or on a thread.
-/// let page = client.get_async("/").await?; // Async code.
+/// # async fn connect() -> Client {
+/// #     let (near, mut far) = tokio::io::duplex(64);
+/// #     far.write_all(b"first\nsecond\nthird\n").await.unwrap();
+/// #     std::mem::forget(far);
+/// #     Client { stream: BufReader::new(near) }
+/// # }
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # let mut client = runtime.block_on(connect());
+/// // On a plain thread it blocks:
+/// assert_eq!(client.get("/").unwrap(), "first\n");
+///
+/// # runtime.block_on(async {
+/// // In async code:
+/// assert_eq!(client.get_async("/").await.unwrap(), "second\n");
+///
+/// // In a run it suspends:
+/// let page = greenhack::run_sync(move || client.get("/")).await;
+/// assert_eq!(page.unwrap(), "third\n");
+/// # });
 /// ```
 ///
-/// writes
+/// writes, with its message for async code left out,
 ///
 /// ```ignore
 /// impl Client {
 ///     /// Fetches a page.
 ///     #[inline]
 ///     #[track_caller]
-///     pub fn get(&self, path: &str) -> io::Result<String> {
+///     pub fn get(&mut self, path: &str) -> io::Result<String> {
 ///         greenhack::await_sync(Self::get_async(self, path))
 ///     }
 ///
 ///     /// Fetches a page.
-///     pub async fn get_async(&self, path: &str) -> io::Result<String> {
+///     pub async fn get_async(&mut self, path: &str) -> io::Result<String> {
 ///         // The body.
 ///     }
 /// }
@@ -214,19 +252,21 @@ pub fn entry(args: TokenStream, item: TokenStream) -> TokenStream {
 /// In a trait, the async method is the required one, and the plain method is
 /// provided. An implementation has the async method, without any attribute:
 ///
-/// ```ignore
+/// ```
 /// trait Store {
 ///     #[greenhack::exempt]
 ///     async fn load(&self, key: &str) -> Option<String>;
 /// }
 ///
+/// struct Memory;
+///
 /// impl Store for Memory {
 ///     async fn load_async(&self, key: &str) -> Option<String> {
-///         self.map.get(key).cloned()
+///         (key == "greeting").then(|| "hello".to_owned())
 ///     }
 /// }
 ///
-/// let text = memory.load("greeting"); // Provided by the trait.
+/// assert_eq!(Memory.load("greeting").unwrap(), "hello"); // Provided by the trait.
 /// ```
 ///
 /// If the trait's method has a default body, both are provided. The attribute on
@@ -254,8 +294,8 @@ pub fn entry(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Panics
 ///
-/// The plain function panics in async code, at the caller's line; write
-/// `.await` and the async name there. The panics of the async original resume in
+/// The plain function panics in async code, at the caller's line; the message
+/// names the async original, to be awaited there. The panics of the async original resume in
 /// it.
 #[proc_macro_attribute]
 pub fn exempt(args: TokenStream, item: TokenStream) -> TokenStream {
@@ -267,13 +307,17 @@ pub fn exempt(args: TokenStream, item: TokenStream) -> TokenStream {
 /// Everything below `main` can call `await_sync`. The runtime ends when `main`
 /// returns; `main` may return whatever it may without the attribute.
 ///
-/// ```ignore
+/// ```
 /// use greenhack::await_sync;
+/// use tokio::net::{TcpListener, TcpStream};
 ///
 /// #[greenhack::main]
 /// fn main() -> std::io::Result<()> {
-///     let listener = await_sync(TcpListener::bind("127.0.0.1:3000"))?;
-///     await_sync(axum::serve(listener, app()))
+///     let listener = await_sync(TcpListener::bind("127.0.0.1:0"))?;
+///     let near = await_sync(TcpStream::connect(listener.local_addr()?))?;
+///     let (_far, address) = await_sync(listener.accept())?;
+///     assert_eq!(address, near.local_addr()?);
+///     Ok(())
 /// }
 /// ```
 ///
@@ -323,7 +367,9 @@ pub fn main(args: TokenStream, item: TokenStream) -> TokenStream {
 /// This is `#[test]`: leave that out. `#[should_panic]`, `#[ignore]` and tests
 /// that return a `Result` work as ever.
 ///
-/// ```ignore
+/// ```test_harness
+/// use std::time::Duration;
+///
 /// use greenhack::await_sync;
 ///
 /// #[greenhack::test(start_paused = true)]

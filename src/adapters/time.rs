@@ -36,7 +36,7 @@ use tokio::runtime::{EnterGuard, Handle};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::{await_sync, enter_runtime, nested};
+use crate::{await_sync, enter_runtime, in_context, nested, try_await_sync};
 
 /// Suspends until `f` has ended, or `duration` is over, and returns the result
 /// of `f`.
@@ -46,6 +46,11 @@ use crate::{await_sync, enter_runtime, nested};
 /// [`nested`] plain code. A computation that doesn't wait can't be stopped. For
 /// one future use [`tokio::time::timeout`] with [`await_sync`].
 ///
+/// A destructor that waits may take longer than `duration`. No
+/// [`cleanup_budget`](crate::Builder::cleanup_budget) ends it, as that of a run
+/// that is dropped is ended: `f` borrows, so this call can't leave it behind. Give
+/// such a wait a limit of its own, as in the second example.
+///
 /// # Errors
 ///
 /// If the time was over before `f` had ended. What it returns all the same, from
@@ -54,7 +59,8 @@ use crate::{await_sync, enter_runtime, nested};
 /// # Cancel safety
 ///
 /// If the run is cancelled, so is `f`; the caller unwinds when it has ended, with
-/// its destructors.
+/// its destructors, within the run's cleanup budget. If the time was over before
+/// that, this returns the error, and the caller unwinds at its next wait.
 ///
 /// # Panics
 ///
@@ -80,11 +86,52 @@ use crate::{await_sync, enter_runtime, nested};
 /// assert!(late.is_err());
 /// assert_eq!(timeout(limit, || steps.len()), Ok(1));
 /// ```
+///
+/// A cleanup that has a limit, too:
+///
+/// ```
+/// use std::future::pending;
+/// use std::time::Duration;
+/// use greenhack::{await_in_drop, await_sync, time::timeout};
+///
+/// const LIMIT: Duration = Duration::from_millis(1);
+///
+/// struct Session<'a>(&'a mut Vec<&'static str>);
+///
+/// impl Drop for Session<'_> {
+///     fn drop(&mut self) {
+///         // The peer doesn't say goodbye.
+///         let goodbye = pending::<()>();
+///         let said = await_in_drop(async { tokio::time::timeout(LIMIT, goodbye).await });
+///         self.0.push(if let Some(Ok(())) = said { "closed" } else { "cut off" });
+///     }
+/// }
+///
+/// let mut log = Vec::new();
+/// let late = timeout(LIMIT, || {
+///     let _session = Session(&mut log);
+///     await_sync(pending::<()>());
+/// });
+/// assert!(late.is_err());
+/// assert_eq!(log, ["cut off"]);
+/// ```
 #[track_caller]
 pub fn timeout<F, R>(duration: Duration, f: F) -> Result<R, Elapsed>
 where
     F: FnOnce() -> R,
 {
+    let refused = !in_context() && is_async_code();
+    assert!(
+        !refused,
+        "`greenhack::time::timeout` called in async code, which must not block; write \
+         `tokio::time::timeout(duration, future).await` here, or run the plain code that calls \
+         it with `greenhack::run_sync(|| ..).await`"
+    );
+    // Where there is no timer tokio panics. Below, that would be at a line of
+    // this file; here it is at the caller's.
+    let entered = with_a_timer();
+    drop(tokio::time::sleep(duration));
+    drop(entered);
     nested(f, async move |run| {
         tokio::time::timeout(duration, run).await
     })
@@ -342,6 +389,11 @@ pub fn yield_now() {
 #[track_caller]
 pub fn consume_budget() {
     await_sync(tokio::task::coop::consume_budget());
+}
+
+/// Whether the caller, outside a run, can't wait because it is async code.
+fn is_async_code() -> bool {
+    try_await_sync(async {}).is_err_and(|refused| refused.is_async_code())
 }
 
 /// Enters the runtime of the process, if the thread has none: a timer asks for

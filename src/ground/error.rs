@@ -49,32 +49,33 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The fact and the line to write, after the name of what was called.
-    pub(crate) fn message(self) -> &'static str {
+    /// The fact and the line to write, after the name of what was called. Async
+    /// code writes `awaited` instead.
+    pub(crate) fn message(self, awaited: &str) -> String {
         match self {
-            Refusal::AsyncCode => {
-                "called in async code, which must not block; write `.await` \
+            Refusal::AsyncCode => format!(
+                "called in async code, which must not block; write `{awaited}` \
                  here, or run the plain code that calls it with \
                  `greenhack::run_sync(|| ..).await`"
-            }
-            Refusal::Polling => {
+            ),
+            Refusal::Polling => format!(
                 "called in a future that is itself polled by `await_sync`, or in an `Ambient`; \
-                 write `.await` here, or run the plain code that calls it with \
+                 write `{awaited}` here, or run the plain code that calls it with \
                  `greenhack::run_sync_local(|| ..).await`"
-            }
+            ),
             Refusal::OnThreadStack => {
                 "called inside `greenhack::on_thread_stack`, whose stack can't be suspended; \
                  await the future before or after it"
+                    .to_owned()
             }
-            Refusal::OtherExecutor => {
+            Refusal::OtherExecutor => format!(
                 "called in async code of `futures::executor`, which must not \
-                 block; write `.await` here, or run the plain code that calls it with \
+                 block; write `{awaited}` here, or run the plain code that calls it with \
                  `greenhack::run_sync(|| ..).await`"
-            }
-            Refusal::ThreadEnding => {
-                "called while the thread is ending; wait before the thread's \
-                 locals are dropped"
-            }
+            ),
+            Refusal::ThreadEnding => "called while the thread is ending; wait before the \
+                 thread's locals are dropped"
+                .to_owned(),
         }
     }
 }
@@ -135,7 +136,7 @@ impl<F> fmt::Debug for NotAwaited<F> {
 
 impl<F> fmt::Display for NotAwaited<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`await_sync` {}", self.refusal.message())
+        write!(f, "`await_sync` {}", self.refusal.message(".await"))
     }
 }
 

@@ -16,10 +16,10 @@
 //!
 //! # Invariants
 //!
-//! - M1 A slot is cut once. Its stack is then in a free list of this thread, or
+//! - P1 A slot is cut once. Its stack is then in a free list of this thread, or
 //!   in use. A stack that is leaked never comes back, and its slot is never used
 //!   again.
-//! - M2 A chunk is unmapped only when the stacks of all slots that were ever cut
+//! - P2 A chunk is unmapped only when the stacks of all slots that were ever cut
 //!   from the slab are in the free list, at the end of the thread.
 
 use std::io;
@@ -91,8 +91,8 @@ impl Slab {
         chunk.mapping.guard(offset, self.guard)?;
         chunk.cut += 1;
         let limit = chunk.mapping.start() + offset + self.guard;
-        // SAFETY: the slot is cut once (M1), has a guard below, and stays mapped
-        // while its stack is in use or leaked (M2).
+        // SAFETY: the slot is cut once (P1), has a guard below, and stays mapped
+        // while its stack is in use or leaked (P2).
         Ok(unsafe { Stack::over(limit, self.size) })
     }
 
@@ -143,18 +143,18 @@ impl Slab {
         if let Some(chunk) = owner {
             let bytes = self.size.saturating_sub(kept);
             // SAFETY: whoever has a `Stack` that is not in use has its memory
-            // for himself (M1).
+            // for himself (P1).
             unsafe { chunk.mapping.discard(limit - chunk.mapping.start(), bytes) };
         }
     }
 
-    /// Unmaps all, if `free` holds every stack that was ever cut (M2).
+    /// Unmaps all, if `free` holds every stack that was ever cut (P2).
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
         if free.len() == self.cuts() {
             limit::release(free.len() * self.size);
             drop(free);
             for chunk in self.chunks.drain(..) {
-                // SAFETY: all stacks of the slab were just dropped (M1).
+                // SAFETY: all stacks of the slab were just dropped (P1).
                 unsafe { chunk.mapping.unmap() };
             }
         }

@@ -90,6 +90,25 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
     }
 }
 
+/// Waits like [`await_sync`] for `original`, in the function `plain` that
+/// `#[exempt]` writes beside it.
+#[inline(always)]
+#[track_caller]
+pub fn await_exempt<F: IntoFuture>(plain: &str, original: &str, future: F) -> F::Output {
+    let frame = Frame::here();
+    match current(&frame) {
+        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
+            Ok(output) => output,
+            Err(unfinished) => stop(unfinished),
+        },
+        Place::Polling => refuse_exempt(plain, original, polling_refusal()),
+        Place::Outside => match outside::runtime() {
+            Ok(handle) => outside::block_on(&handle, future.into_future()),
+            Err(refusal) => refuse_exempt(plain, original, refusal),
+        },
+    }
+}
+
 /// Waits like [`await_sync`], or gives `future` back where waiting is not
 /// possible.
 ///
@@ -339,7 +358,15 @@ impl<F: IntoFuture> AwaitExt for F {
 #[cold]
 #[track_caller]
 pub(crate) fn refuse(called: &str, refusal: Refusal) -> ! {
-    panic!("`{called}` {}", refusal.message())
+    panic!("`{called}` {}", refusal.message(".await"))
+}
+
+/// As [`refuse`], for the plain function of an async `original`.
+#[cold]
+#[track_caller]
+fn refuse_exempt(plain: &str, original: &str, refusal: Refusal) -> ! {
+    let awaited = format!("{original}(..).await");
+    panic!("`{plain}` {}", refusal.message(&awaited))
 }
 
 /// Leaves a wait in a run that has no output.

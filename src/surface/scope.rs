@@ -29,7 +29,11 @@ use crate::ground::error::{Cancelled, discard};
 /// # Cancel safety
 ///
 /// If the run is cancelled, so are both closures; the caller unwinds when both
-/// have ended, with their destructors.
+/// have ended, with their destructors, within the run's
+/// [`cleanup_budget`](crate::Builder::cleanup_budget). A closure that the panic of
+/// the other cancels has no such budget: the call can't leave it behind. Where a
+/// destructor waits for what may never come, give that wait a limit, as in
+/// [`time::timeout`](crate::time::timeout).
 ///
 /// # Panics
 ///
@@ -108,10 +112,21 @@ where
     F: FnOnce() -> R + 'env,
     R: 'env,
 {
+    join_each("join_all", closures)
+}
+
+/// [`join_all`] in the name of the public function `called`.
+#[track_caller]
+fn join_each<'env, I, F, R>(called: &str, closures: I) -> Vec<R>
+where
+    I: IntoIterator<Item = F>,
+    F: FnOnce() -> R + 'env,
+    R: 'env,
+{
     let closures: Vec<F> = closures.into_iter().collect();
     let outputs: Vec<Output<R>> = closures.iter().map(|_| Output::new()).collect();
     let to_fill = outputs.clone();
-    nursery::run("join_all", |scope| {
+    nursery::run(called, |scope| {
         for (f, output) in closures.into_iter().zip(to_fill) {
             scope.add(move || required(&scope.nursery, f, &output));
         }
@@ -174,7 +189,7 @@ where
             outputs.borrow_mut()[index] = Some(output);
         }
     };
-    join_all((0..limit.min(most)).map(|_| &work));
+    join_each("map_concurrent", (0..limit.min(most)).map(|_| &work));
     let outputs = outputs.into_inner().into_iter();
     outputs
         .map(|output| output.expect("each call has ended"))
@@ -188,6 +203,10 @@ where
 /// destructors; what they return all the same is dropped. The closures may
 /// borrow from the caller. For a time limit use
 /// [`time::timeout`](crate::time::timeout).
+///
+/// So the winner is no quicker than the cleanup of the others. No budget ends
+/// that; a wait in a destructor that may take for ever needs a limit of its own,
+/// as in [`time::timeout`](crate::time::timeout).
 ///
 /// # Cancel safety
 ///
@@ -244,7 +263,9 @@ where
 /// # Cancel safety
 ///
 /// If the run is cancelled, so are `f` and all closures; the caller unwinds when
-/// all have ended, with their destructors.
+/// all have ended, with their destructors, within the run's
+/// [`cleanup_budget`](crate::Builder::cleanup_budget). One that a panic or
+/// [`abort`](ScopedJoinHandle::abort) cancels has no budget, see [`join`].
 ///
 /// # Panics
 ///
@@ -372,7 +393,9 @@ impl<R> ScopedJoinHandle<'_, R> {
         }))
     }
 
-    /// Cancels the closure, at its next wait. The scope waits for its end.
+    /// Cancels the closure, at its next wait. The scope waits for its end, and for
+    /// as long as its destructors wait: no
+    /// [`cleanup_budget`](crate::Builder::cleanup_budget) limits them.
     pub fn abort(&self) {
         self.orders.give(Interrupt::Cancel);
     }

@@ -28,16 +28,30 @@ use crate::engine::context::{Frame, Place, current, on_parents_stack};
 /// # Examples
 ///
 /// ```
-/// use greenhack::{await_sync, shield};
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use std::time::Duration;
 ///
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// let committed = greenhack::run_sync(|| {
-///     shield(|| {
-///         await_sync(async { /* commit */ });
-///         true
+/// use greenhack::{run_sync_local, shield, time};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// let account = Rc::new(Cell::new([5, 0]));
+/// let transfer = {
+///     let account = account.clone();
+///     run_sync_local(move || {
+///         shield(|| {
+///             account.set([0, 0]);
+///             time::sleep(Duration::from_secs(2));
+///             account.set([0, 5]);
+///         });
+///         unreachable!("the cancellation arrives at the end of the shield");
 ///     })
-/// });
-/// assert!(committed.await);
+/// };
+/// // Cancelled half-way, it goes on to the end of the shield.
+/// assert!(tokio::time::timeout(Duration::from_secs(1), transfer).await.is_err());
+/// assert_eq!(account.get(), [0, 0]);
+/// tokio::time::sleep(Duration::from_secs(2)).await;
+/// assert_eq!(account.get(), [0, 5]);
 /// # });
 /// ```
 pub fn shield<R>(f: impl FnOnce() -> R) -> R {
@@ -76,15 +90,17 @@ pub fn shield<R>(f: impl FnOnce() -> R) -> R {
 /// ```
 /// use greenhack::on_thread_stack;
 ///
-/// fn depth(left: u32) -> u32 {
-///     if left == 0 { 0 } else { 1 + depth(left - 1) }
+/// /// Needs more than the whole stack of the run below.
+/// fn hungry() -> usize {
+///     let table = std::hint::black_box([1_u8; 256 * 1024]);
+///     table.len()
 /// }
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let run = greenhack::builder()
-///     .stack_size(32 * 1024)
-///     .run_sync(|| on_thread_stack(|| depth(1_000)));
-/// assert_eq!(run.await, 1_000);
+///     .stack_size(64 * 1024)
+///     .run_sync(|| on_thread_stack(hungry));
+/// assert_eq!(run.await, 256 * 1024);
 /// # });
 /// ```
 #[track_caller]
@@ -114,10 +130,13 @@ pub fn on_thread_stack<R>(f: impl FnOnce() -> R) -> R {
 ///
 /// ```
 /// use greenhack::{await_sync, no_suspend};
+/// use tokio::task::yield_now;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 /// let ready = greenhack::run_sync(|| no_suspend(|| await_sync(async { 1 })));
 /// assert_eq!(ready.await, 1);
+/// let waits = greenhack::run_sync(|| no_suspend(|| await_sync(yield_now())));
+/// assert!(tokio::spawn(waits).await.unwrap_err().is_panic());
 /// # });
 /// ```
 pub fn no_suspend<R>(f: impl FnOnce() -> R) -> R {

@@ -17,7 +17,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Records each event with the names of the spans around it.
+/// Records each event with the names of the spans around it, and those of
+/// greenhack itself with their level.
 #[derive(Clone, Default)]
 pub struct Events(Arc<Mutex<Record>>);
 
@@ -72,7 +73,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
             .flat_map(|scope| scope.from_root())
             .map(|span| span.name())
             .collect();
-        let event = format!("{}: {}", spans.join(">"), message.0);
+        let level = match event.metadata().target() {
+            "greenhack" => format!("{} ", event.metadata().level()),
+            _ => String::new(),
+        };
+        let event = format!("{}: {level}{}", spans.join(">"), message.0);
         self.0.0.lock().unwrap().events.push(event);
     }
 

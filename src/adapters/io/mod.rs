@@ -23,12 +23,17 @@
 //!
 //! Writers that write when they are dropped, such as
 //! [`BufWriter`](std::io::BufWriter) or an encoder, do so while a cancellation or
-//! a panic unwinds, too. A call that waits in an unwind is given the
-//! [`cleanup_budget`](crate::Builder::cleanup_budget); when it is over, or if the
-//! place can't wait, the call returns an error. It neither unwinds, which would end
+//! a panic unwinds, too. In a run that is cancelled, a call that waits in an unwind is
+//! given the [`cleanup_budget`](crate::Builder::cleanup_budget); when it is over, or if
+//! the place can't wait, the call returns an error. It neither unwinds, which would end
 //! the process, nor gets the run leaked. So what was buffered is written, if the
 //! peer takes it in time. It also means that a peer may get the proper end of a
 //! compressed stream whose content was cut off; [`body`] ends with an error then.
+//!
+//! On a panic, and in a closure that [`time::timeout`](crate::time::timeout),
+//! [`race`](crate::race) or the panic of a sibling cancels, there is no budget: the
+//! call waits until the peer takes what is written, or closes. Where a peer may do
+//! neither, flush before the scope ends, or give the stream a time limit of its own.
 //!
 //! With `cancel_as_error()` nothing unwinds, and every wait after the cancellation
 //! fails, that of a `BufWriter` that is dropped too. What it holds is lost.
