@@ -6,11 +6,12 @@ NIGHTLY=${NIGHTLY:-nightly}
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 export CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=line-tables-only
 
-# Ends the job because this machine can't do it; with REQUIRE=1 that is a
-# failure.
+# Ends the job because this machine can't do it, and notes that in the file
+# $SKIPPED, if there is one; with REQUIRE=1 it is a failure.
 skip() {
     echo "$JOB: skipped: $*"
     [ "${REQUIRE:-0}" = 1 ] && exit 1
+    [ -z "${SKIPPED:-}" ] || echo "$JOB: $*" >>"$SKIPPED"
     exit 0
 }
 

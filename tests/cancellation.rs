@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use greenhack::{
     Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, in_context, leaked_runs,
-    run_sync, run_sync_local, shield,
+    no_suspend, run_sync, run_sync_local, shield,
 };
 use support::{Fixture, Log, Place, in_each_place, on_drop, signal};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Tests that count leaks take their turn.
 static LEAKS: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -370,6 +370,149 @@ fn when_the_budget_ends_in_a_wait_that_cannot_fail_the_run_is_leaked() {
     assert_eq!(leaks.count(), 1);
 }
 
+/// How long a test waits for what must happen.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Suspends until so many runs were leaked.
+async fn leaked(leaks: &impl FnLeaks, expected: u64) {
+    let all = async {
+        while leaks.count() < expected {
+            yield_now().await;
+        }
+    };
+    timeout(LIMIT, all).await.expect("a leak");
+    assert_eq!(leaks.count(), expected);
+}
+
+#[test]
+fn when_the_budget_ends_on_a_worker_it_is_the_same() {
+    let leaks = count_leaks();
+    Fixture::new(Place::Worker).block_on(async {
+        let short = || builder().cleanup_budget(Duration::from_millis(1));
+        let log = Log::default();
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let run = Place::Worker.spawn_with(short(), {
+            let log = log.clone();
+            move || {
+                let _ended = ended;
+                let _last = log.on_drop("the last destructor");
+                let _second = on_drop(|| {
+                    log.add(format!("second: {:?}", await_or_cancelled(pending::<()>())));
+                });
+                let _first = on_drop(|| {
+                    log.add(format!("first: {:?}", await_in_drop(pending::<()>())));
+                });
+                started.give();
+                await_sync(pending::<()>());
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        timeout(LIMIT, end.wait()).await.expect("it ends");
+        let expected = [
+            "first: None",
+            "second: Err(Cancelled(()))",
+            "the last destructor",
+        ];
+        assert_eq!(log.take(), expected);
+        assert_eq!(leaks.count(), 0);
+
+        let (started, wait) = signal();
+        let run = Place::Worker.spawn_with(short(), {
+            let log = log.clone();
+            move || {
+                let _outer = log.on_drop("unreachable");
+                let _guard = on_drop(|| await_sync(pending::<()>()));
+                started.give();
+                await_sync(pending::<()>());
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        leaked(&leaks, 1).await;
+        assert!(log.take().is_empty());
+    });
+}
+
+#[test]
+fn a_destructor_that_can_neither_wait_nor_unwind_leaks_its_run_and_says_so() {
+    let leaks = count_leaks();
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let _guard = on_drop(|| no_suspend(|| await_sync(yield_now())));
+            panic_any(7_u8);
+        });
+        let payload = run.await.unwrap_err().into_panic();
+        assert_eq!(
+            support::text(&*payload),
+            "a run was leaked: it awaited in a destructor, during an unwind, where it can't be \
+             suspended; use `greenhack::await_in_drop` in destructors"
+        );
+        assert_eq!(place.spawn(|| 7).await.unwrap(), 7);
+    });
+    assert_eq!(leaks.count(), 3);
+}
+
+// AddressSanitizer keeps locals elsewhere than on the stack.
+#[test]
+#[cfg(not(greenhack_sanitizer))]
+fn the_stack_of_a_leaked_run_is_never_used_again() {
+    const SIZE: usize = 64 * 1024;
+
+    /// Runs `f` with an address on its stack.
+    fn run(f: impl FnOnce(usize) + 'static) -> impl Future<Output = ()> {
+        builder().stack_size(SIZE).run_sync_local(move || {
+            let local = 0_u8;
+            f(std::ptr::from_ref(std::hint::black_box(&local)).addr());
+        })
+    }
+
+    /// Runs to its end, and returns an address on its stack.
+    async fn ended() -> usize {
+        let address = Rc::new(Cell::new(0));
+        let told = address.clone();
+        run(move |local| told.set(local)).await;
+        address.get()
+    }
+
+    let leaks = count_leaks();
+    // Between two stacks there is a guard.
+    let is_same = |one: usize, other: usize| one.abs_diff(other) < SIZE;
+    support::current_thread().block_on(async {
+        // One that has ended is the next to be used.
+        let free = ended().await;
+        assert!(is_same(ended().await, free));
+
+        let leaked = Rc::new(Cell::new(0));
+        let told = leaked.clone();
+        let swallows = run(move |local| {
+            told.set(local);
+            while catch_unwind(|| await_sync(pending::<()>())).is_err() {}
+        });
+        tokio::select! { biased; () = swallows => {}, () = yield_now() => {} }
+        assert_eq!(leaks.count(), 1);
+        assert!(is_same(leaked.get(), free));
+
+        // Neither by one run after the other, nor by many at once.
+        for _ in 0..100 {
+            assert!(!is_same(ended().await, leaked.get()));
+        }
+        let addresses = Rc::new(RefCell::new(Vec::new()));
+        let runs = (0..100).map(|_| {
+            let addresses = addresses.clone();
+            run(move |local| {
+                addresses.borrow_mut().push(local);
+                await_sync(yield_now());
+            })
+        });
+        futures::future::join_all(runs).await;
+        let addresses = addresses.take();
+        assert_eq!(addresses.len(), 100);
+        assert!(addresses.iter().all(|&local| !is_same(local, leaked.get())));
+    });
+}
+
 #[test]
 fn a_swallowed_cancellation_is_met_again_at_the_next_wait() {
     in_each_place(|place| async move {
@@ -424,6 +567,49 @@ fn an_endless_swallower_is_leaked_and_does_not_spin() {
         assert_eq!(errors.get(), 32);
     });
     assert_eq!(leaks.count(), 2);
+}
+
+#[test]
+fn on_a_worker_an_endless_swallower_is_leaked_too() {
+    let leaks = count_leaks();
+    Fixture::new(Place::Worker).block_on(async {
+        let throws = Arc::new(AtomicUsize::new(0));
+        let (started, wait) = signal();
+        let run = Place::Worker.spawn({
+            let throws = throws.clone();
+            move || {
+                started.give();
+                loop {
+                    if catch_unwind(|| await_sync(pending::<()>())).is_err() {
+                        throws.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        leaked(&leaks, 1).await;
+        assert_eq!(throws.load(Ordering::Relaxed), 32);
+
+        let errors = Arc::new(AtomicUsize::new(0));
+        let (started, wait) = signal();
+        let run = Place::Worker.spawn({
+            let errors = errors.clone();
+            move || {
+                started.give();
+                loop {
+                    if await_or_cancelled(pending::<()>()).is_err() {
+                        errors.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        wait.wait().await;
+        run.abort();
+        leaked(&leaks, 2).await;
+        assert_eq!(errors.load(Ordering::Relaxed), 32);
+        assert_eq!(Place::Worker.spawn(|| 7).await.unwrap(), 7);
+    });
 }
 
 #[test]

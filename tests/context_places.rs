@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use greenhack::{
     AwaitExt, await_or_cancelled, await_sync, in_context, must_suspend, no_suspend, run_sync,
     run_sync_local, try_await_sync,
 };
-use support::{in_each_place, panic_of, text};
+use support::{Log, in_each_place, on_drop, panic_of, text};
 use tokio::runtime::Builder;
 use tokio::task::{block_in_place, spawn_blocking, yield_now};
 
@@ -260,24 +261,34 @@ fn block_in_place_inside_a_run_is_refused_by_tokio() {
 #[test]
 fn a_wait_in_the_destructor_of_a_task_of_a_dropped_runtime_is_refused() {
     in_each_place(|place| async move {
-        let run = place.spawn(|| {
-            struct AwaitsInDrop;
-            impl Drop for AwaitsInDrop {
-                fn drop(&mut self) {
-                    await_sync(yield_now());
-                }
+        let log = Log::default();
+        let run = place.spawn({
+            let log = log.clone();
+            move || {
+                let inner = support::current_thread();
+                let awaits = on_drop(move || {
+                    // tokio would report it to nobody.
+                    let (message, line, _) = panic_of(|| await_sync(yield_now()));
+                    assert_eq!(line, line!() - 1);
+                    log.add(message);
+                });
+                inner.spawn(async {
+                    let _awaits = awaits;
+                    pending::<()>().await;
+                });
+                inner.shutdown_background();
+                await_sync(yield_now());
+                assert!(in_context());
             }
-            let inner = support::current_thread();
-            inner.spawn(async {
-                let _guard = AwaitsInDrop;
-                pending::<()>().await;
-            });
-            // tokio reports the panic of the task to nobody.
-            inner.shutdown_background();
-            await_sync(yield_now());
-            assert!(in_context());
         });
         run.await.unwrap();
+        assert_eq!(
+            log.take(),
+            [
+                "`await_sync` called inside a tokio runtime that this stack drives or drops, and \
+                 which can't stay open meanwhile; let its tasks end before you drop it"
+            ]
+        );
     });
 }
 
@@ -293,6 +304,26 @@ fn a_wait_while_another_runtime_is_entered_is_refused() {
             assert_eq!(line, line!() - 2);
             assert!(message.contains("another runtime is entered"), "{message}");
             other.shutdown_background();
+            await_sync(yield_now());
+        });
+        run.await.unwrap();
+    });
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_wait_inside_the_executor_of_futures_is_refused() {
+    in_each_place(|place| async move {
+        let run = place.spawn(|| {
+            let (message, line, _) = panic_of(|| {
+                futures::executor::block_on(async { await_sync(yield_now()) });
+            });
+            assert_eq!(line, line!() - 2);
+            assert_eq!(
+                message,
+                "`await_sync` called inside `futures::executor::block_on`; write \
+                 `await_sync(future)` instead of `block_on(future)`"
+            );
             await_sync(yield_now());
         });
         run.await.unwrap();
@@ -444,6 +475,57 @@ fn in_context_can_be_called_while_thread_locals_are_dropped() {
     })
     .join()
     .unwrap();
+}
+
+/// Calls `f` on a thread that is ending, when tokio's locals are still there and
+/// those are gone that were made `last`, and returns what its panic says.
+fn on_an_ending_thread(
+    f: impl FnOnce() + Send + 'static,
+    last: impl FnOnce() + Send + 'static,
+) -> String {
+    thread_local! {
+        static KEPT: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+    }
+    let log = Log::default();
+    let thread = thread::spawn({
+        let log = log.clone();
+        move || {
+            // What is made first is dropped last.
+            support::current_thread().block_on(async {});
+            let guard = on_drop(move || {
+                let payload = catch_unwind(AssertUnwindSafe(f)).unwrap_err();
+                log.add(text(&*payload));
+            });
+            KEPT.with(|kept| kept.replace(Some(Box::new(guard))));
+            last();
+        }
+    });
+    thread.join().unwrap();
+    log.take().concat()
+}
+
+#[test]
+fn a_wait_on_a_thread_that_has_blocked_and_is_ending_is_refused() {
+    let waits = || {
+        let refused = try_await_sync(async {}).unwrap_err();
+        assert!(refused.is_thread_ending() && !refused.is_async_code());
+        await_sync(async {});
+    };
+    assert_eq!(
+        on_an_ending_thread(waits, || await_sync(async {})),
+        "`await_sync` called while the thread is ending; wait before the thread's locals are \
+         dropped"
+    );
+}
+
+#[test]
+fn a_run_is_not_started_on_a_thread_that_is_ending() {
+    let run = || support::current_thread().block_on(run_sync(|| await_sync(yield_now())));
+    assert_eq!(
+        on_an_ending_thread(run, run),
+        "a run was polled while its thread is ending, and the thread's locals with it; \
+         `.await` it before"
+    );
 }
 
 #[test]

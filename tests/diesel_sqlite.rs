@@ -402,6 +402,21 @@ fn pools_stay_full_and_clean() {
 }
 
 #[test]
+fn migrations_run_on_a_connection_of_a_pool() {
+    in_each_place(|place| async move {
+        let file = File::new();
+        let pool = orders::deadpool(file.manager());
+        let run = place.spawn(move || {
+            let mut conn = pool.lend();
+            migrate(&mut conn);
+            add(&mut conn, 1).unwrap();
+            ids(&mut conn)
+        });
+        assert_eq!(run.await.unwrap(), [1]);
+    });
+}
+
+#[test]
 fn a_cancelled_transaction_leaves_no_lock_behind() {
     in_each_place(async |place| {
         let file = File::with_orders();

@@ -554,3 +554,63 @@ async fn an_entry_is_an_axum_handler() {
     let answer = greet.call(get("/"), hello).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
 }
+
+/// What the options, or the lack of them, say of a run.
+mod without_a_stack {
+    use std::panic::AssertUnwindSafe;
+
+    use futures::FutureExt;
+
+    #[greenhack::entry(stack_size = usize::MAX)]
+    fn in_a_module() {}
+
+    #[greenhack::entry(stack_size = usize::MAX)]
+    fn r#match() {}
+
+    #[greenhack::entry(local, stack_size = usize::MAX / 2 + 1)]
+    fn local() {}
+
+    #[greenhack::entry(name = "the pantry", stack_size = usize::MAX)]
+    fn named() {}
+
+    struct Pantry;
+
+    impl Pantry {
+        #[greenhack::entry(stack_size = usize::MAX)]
+        fn method(self) {}
+    }
+
+    /// The size and the name in the panic of a run.
+    async fn size_and_name(run: impl Future) -> (usize, String) {
+        let Err(payload) = AssertUnwindSafe(run).catch_unwind().await else {
+            panic!("there is such a stack");
+        };
+        let message = payload.downcast_ref::<String>().expect("it has words");
+        let rest = message.strip_prefix("no stack of ").expect(message);
+        let (size, rest) = rest.split_once(" bytes for `").expect(message);
+        let (name, _) = rest.split_once("`: ").expect(message);
+        (size.parse().expect(message), name.to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_panic_names_the_run_and_its_size() {
+        let path = |name| format!("macros_entry::without_a_stack::{name}");
+        let most = usize::MAX;
+        assert_eq!(
+            size_and_name(in_a_module()).await,
+            (most, path("in_a_module"))
+        );
+        assert_eq!(size_and_name(r#match()).await, (most, path("match")));
+        assert_eq!(size_and_name(local()).await, (most / 2 + 1, path("local")));
+        assert_eq!(size_and_name(Pantry.method()).await, (most, path("method")));
+        let name = "the pantry".to_owned();
+        assert_eq!(size_and_name(named()).await, (most, name));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn so_it_does_on_a_worker() {
+        let run = tokio::spawn(size_and_name(in_a_module()));
+        let name = "macros_entry::without_a_stack::in_a_module".to_owned();
+        assert_eq!(run.await.unwrap(), (usize::MAX, name));
+    }
+}

@@ -48,6 +48,9 @@ mod program {
 
     #[greenhack::main(flavor = "current_thread")]
     pub(super) fn unit() {}
+
+    #[greenhack::main(stack_size = usize::MAX)]
+    pub(super) fn without_a_stack() {}
 }
 
 #[test]
@@ -55,6 +58,15 @@ fn main_returns_what_its_body_returns() {
     assert_eq!(program::main(), Ok(7));
     assert_eq!(*program::with_options(), 1);
     program::unit();
+}
+
+#[test]
+fn the_stack_size_of_main_is_that_of_its_run() {
+    let caught = std::panic::catch_unwind(program::without_a_stack);
+    let payload = caught.unwrap_err();
+    let message = payload.downcast_ref::<String>().unwrap();
+    let expected = format!("no stack of {} bytes for `without_a_stack`: ", usize::MAX);
+    assert!(message.starts_with(&expected), "{message}");
 }
 
 #[cfg(feature = "rt-multi-thread")]
@@ -75,6 +87,12 @@ fn paused_time_passes_at_once() {
 #[greenhack::test(start_paused = false, stack_size = 128 * 1024)]
 fn a_test_can_have_options() {
     await_sync(sleep(Duration::from_millis(1)));
+}
+
+#[greenhack::test(stack_size = usize::MAX)]
+#[should_panic(expected = "bytes for `the_stack_size_of_a_test_is_that_of_its_run`: ")]
+fn the_stack_size_of_a_test_is_that_of_its_run() {
+    unreachable!("there is no such stack");
 }
 
 #[greenhack::test]

@@ -1,15 +1,15 @@
-//! Panics across the two stacks, and whose business they are (behaviours 8-12).
+//! Panics across the two stacks (behaviours 8-12). Whose business they are not is
+//! in `one_worker.rs`.
 #![cfg(panic = "unwind")]
 
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use greenhack::{await_sync, builder, run_sync};
-use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal};
+use support::{Log, in_each_place, on_drop, panic_of, signal};
 use tokio::task::yield_now;
 
 #[test]
@@ -110,170 +110,6 @@ fn a_stack_that_does_not_exist_is_a_panic_of_who_awaits_the_run() {
         assert!(message.contains("no stack of"), "{message}");
         assert!(message.contains("`huge`"), "{message}");
         assert!(message.contains("stack_size"), "{message}");
-    });
-}
-
-/// Runs a task that looks at `panicking()` whenever a run is suspended.
-async fn with_a_watcher(watched: impl Future<Output = ()>) {
-    let done = AtomicBool::new(false);
-    let watcher = async {
-        let mut looks = 0;
-        while !done.load(Ordering::Relaxed) {
-            assert!(!thread::panicking());
-            looks += 1;
-            yield_now().await;
-        }
-        assert!(looks > 1);
-    };
-    let watched = async {
-        watched.await;
-        done.store(true, Ordering::Relaxed);
-    };
-    tokio::join!(watcher, watched);
-}
-
-fn yield_often() {
-    for _ in 0..5 {
-        await_sync(yield_now());
-    }
-}
-
-#[test]
-fn a_panic_caught_across_suspensions_is_nobody_elses() {
-    in_each_place(|place| async move {
-        with_a_watcher(async {
-            let run = place.spawn(|| {
-                let caught = catch_unwind(|| {
-                    yield_often();
-                    panic_any(7_u8)
-                });
-                yield_often();
-                assert!(!thread::panicking());
-                drop(caught);
-            });
-            run.await.unwrap();
-        })
-        .await;
-    });
-}
-
-/// A run whose destructor awaits while it unwinds.
-fn unwind_slowly(log: &Log) {
-    let caught = catch_unwind(AssertUnwindSafe(|| {
-        let _guard = on_drop(|| {
-            assert!(thread::panicking());
-            log.add("in the destructor");
-            yield_often();
-            assert!(thread::panicking());
-        });
-        panic_any(7_u8);
-    }));
-    assert!(!thread::panicking());
-    assert_eq!(caught.unwrap_err().downcast_ref(), Some(&7_u8));
-    log.add("caught");
-}
-
-#[test]
-fn a_destructor_that_awaits_in_an_unwind_is_nobody_elses_panic() {
-    in_each_place(|place| async move {
-        let log = Log::default();
-        with_a_watcher(async {
-            let run = place.spawn({
-                let log = log.clone();
-                move || unwind_slowly(&log)
-            });
-            run.await.unwrap();
-        })
-        .await;
-        assert_eq!(log.take(), ["in the destructor", "caught"]);
-    });
-}
-
-#[test]
-fn locks_are_poisoned_by_their_own_coroutine_only() {
-    // One thread, so that all share one count.
-    Fixture::new(Place::InPlace).block_on(async {
-        let log = Log::default();
-        let slow = Place::InPlace.spawn({
-            let log = log.clone();
-            move || unwind_slowly(&log)
-        });
-        yield_now().await;
-        assert_eq!(log.take(), ["in the destructor"]);
-
-        // It is suspended in the middle of an unwind. A sibling's lock is not
-        // poisoned by that,
-        let innocent = Arc::new(Mutex::new(0));
-        let sibling = Place::InPlace.spawn({
-            let innocent = innocent.clone();
-            move || *innocent.lock().unwrap() += 1
-        });
-        sibling.await.unwrap();
-        assert!(!innocent.is_poisoned());
-
-        // a sibling that does panic poisons its lock,
-        let guilty = Arc::new(Mutex::new(0));
-        let sibling = Place::InPlace.spawn({
-            let guilty = guilty.clone();
-            move || {
-                let _guard = guilty.lock().unwrap();
-                panic_any(8_u8);
-            }
-        });
-        assert!(sibling.await.unwrap_err().is_panic());
-        assert!(guilty.is_poisoned());
-
-        // and a panic hook can be set.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(hook);
-
-        slow.await.unwrap();
-        assert_eq!(log.take(), ["caught"]);
-        assert!(!thread::panicking());
-    });
-}
-
-#[test]
-fn many_coroutines_suspended_in_unwinds_at_once_keep_apart() {
-    in_each_place(|place| async move {
-        let log = Log::default();
-        let runs: Vec<_> = (0..50)
-            .map(|_| {
-                let log = log.clone();
-                place.spawn(move || unwind_slowly(&log))
-            })
-            .collect();
-        for run in runs {
-            run.await.unwrap();
-        }
-        assert_eq!(log.take().len(), 100);
-    });
-}
-
-#[test]
-fn nested_unwinds_are_kept_apart_too() {
-    in_each_place(|place| async move {
-        let run = place.spawn(|| {
-            let caught = catch_unwind(|| {
-                let _guard = on_drop(|| {
-                    let inner = catch_unwind(|| {
-                        let _guard = on_drop(|| {
-                            yield_often();
-                            assert!(thread::panicking());
-                        });
-                        panic_any(8_u8);
-                    });
-                    assert!(inner.is_err());
-                    // The outer unwind goes on.
-                    assert!(thread::panicking());
-                    yield_often();
-                });
-                panic_any(7_u8);
-            });
-            assert!(caught.is_err());
-            assert!(!thread::panicking());
-        });
-        with_a_watcher(async { run.await.unwrap() }).await;
     });
 }
 

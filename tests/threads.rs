@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 use std::thread;
 
 use greenhack::await_sync;
-use support::{Fixture, Place, in_each_place, signal};
+use support::{Fixture, Place, in_each_place};
 use tokio::sync::Barrier;
 use tokio::task::yield_now;
 
@@ -204,34 +204,4 @@ fn runs_and_their_cancellations_race_without_loss() {
     assert!(wait.recv().is_err());
     assert_eq!(DROPPED.load(Ordering::Relaxed), RUNS);
     assert!(STARTED.load(Ordering::Relaxed) >= RUNS / 2);
-}
-
-#[test]
-fn a_run_that_awaits_ready_channels_for_ever_does_not_starve_its_neighbours() {
-    in_each_place(|place| async move {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (started, has_started) = signal();
-        let greedy = place.spawn({
-            let stop = stop.clone();
-            move || {
-                let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-                started.give();
-                while !stop.load(Ordering::Relaxed) {
-                    sender.send(()).unwrap();
-                    await_sync(receiver.recv()).unwrap();
-                }
-            }
-        });
-        // On a worker the neighbour may have another thread: it must not end
-        // before there is somebody to starve it.
-        has_started.wait().await;
-        let neighbour = place.spawn(move || {
-            for _ in 0..10 {
-                await_sync(yield_now());
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-        neighbour.await.unwrap();
-        greedy.await.unwrap();
-    });
 }

@@ -3,7 +3,7 @@
 
 use proc_macro2::{Delimiter, Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{Attribute, Generics, Ident, Pat, PatType, Receiver, Token, Type, parse_quote};
+use syn::{Attribute, Ident, Pat, PatType, Receiver, Signature, Token, Type, parse_quote};
 
 use crate::borrow::is_opaque;
 use crate::options::Options;
@@ -139,9 +139,14 @@ fn own_name(pat: &Pat) -> Option<&Ident> {
 /// A type parameter that lacks `'static` is an error of the assertion, of the
 /// run and of its `.await`. If one argument has such a type, all three are said
 /// to be there: the compiler takes the first two for one, and the third then
-/// points at the right place too.
-pub(crate) fn span_of_run(arguments: &[Argument], generics: &Generics) -> Option<Span> {
-    let parameters: Vec<_> = generics.type_params().map(|param| &param.ident).collect();
+/// points at the right place too. If several have, the run is said to be at all of
+/// the arguments.
+pub(crate) fn span_of_run(arguments: &[Argument], sig: &Signature) -> Option<Span> {
+    let parameters: Vec<_> = sig
+        .generics
+        .type_params()
+        .map(|param| &param.ident)
+        .collect();
     let generic: Vec<_> = arguments
         .iter()
         .filter(|argument| is_opaque(&argument.ty) || mentions(&argument.ty, &parameters))
@@ -149,7 +154,7 @@ pub(crate) fn span_of_run(arguments: &[Argument], generics: &Generics) -> Option
     match generic[..] {
         [] => None,
         [one] => Some(one.start),
-        _ => Some(Span::call_site()),
+        _ => Some(sig.paren_token.span.join()),
     }
 }
 

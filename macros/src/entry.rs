@@ -96,7 +96,7 @@ fn entry(options: &Options, mut function: Function) -> TokenStream {
     };
     // The bounds on the output are checked at `run_sync` and at `.await`.
     let output_span = output.span();
-    let run_span = span_of_run(&arguments, &function.sig.generics);
+    let run_span = span_of_run(&arguments, &function.sig);
     let run = match options.local {
         true => Ident::new("run_sync_local", output_span),
         false => Ident::new("run_sync", output_span),

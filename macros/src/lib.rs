@@ -97,7 +97,7 @@ use proc_macro::TokenStream;
 /// |---|---|---|
 /// | `local` | runs in the task itself; arguments, result and future need not be `Send`, and the future is not (`run_sync_local`) | `run_sync` |
 /// | `stack_size = EXPR` | the size of the stack in bytes | that of the builder |
-/// | `name = "text"` | what dumps and events call the run | the path of the function |
+/// | `name = "text"` | what panics and events call the run | the path of the function |
 /// | `carry(KEY, path::KEY)` | the `tokio::task_local!` keys whose values go along to the worker; not needed with `local` | none |
 /// | `crate = path` | where the crate greenhack is | `::greenhack` |
 ///

@@ -149,15 +149,25 @@ fn push(list: &Mutex<Vec<Token>>, token: Token) {
 
 #[cold]
 fn lower() -> Hidden {
-    if OFF.load(Ordering::Relaxed) {
+    lower_while(thread::panicking, || pop(&ARMED).or_else(more_tokens), &OFF)
+}
+
+/// Disarms tokens as long as the thread is `panicking`, or switches the mechanism
+/// off.
+fn lower_while(
+    panicking: impl Fn() -> bool,
+    armed_token: impl Fn() -> Option<Token>,
+    off: &AtomicBool,
+) -> Hidden {
+    if off.load(Ordering::Relaxed) {
         return Hidden::NONE;
     }
     let mut lowered = 0;
-    while thread::panicking() {
-        let Some(mut token) = pop(&ARMED).or_else(more_tokens) else {
+    while panicking() {
+        let Some(mut token) = armed_token() else {
             // A count that stays behind must not be taken for another
             // coroutine's, so that nobody hides from now on.
-            OFF.store(true, Ordering::Relaxed);
+            off.store(true, Ordering::Relaxed);
             report::warn(
                 "the system gives no thread or stack to keep panics apart",
                 "`thread::panicking()` is not kept apart between coroutines",
@@ -168,7 +178,7 @@ fn lower() -> Hidden {
         push(&IDLE, token);
         lowered += 1;
         if lowered > DEEPEST {
-            OFF.store(true, Ordering::Relaxed);
+            off.store(true, Ordering::Relaxed);
             report::warn(
                 "this standard library counts panics in an unknown way",
                 "`thread::panicking()` is not kept apart between coroutines",
@@ -214,6 +224,8 @@ fn more_tokens() -> Option<Token> {
 
 #[cfg(all(test, not(greenhack_threads), panic = "unwind"))]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     /// Runs `f` in the middle of an unwind.
@@ -267,6 +279,44 @@ mod tests {
             show(hidden);
         });
         assert_eq!(*mutex.lock().unwrap(), 1);
+    }
+
+    fn armed_token() -> Option<Token> {
+        pop(&ARMED).or_else(more_tokens)
+    }
+
+    #[test]
+    fn a_count_that_does_not_fall_switches_it_off_and_stays_as_it_was() {
+        let off = AtomicBool::new(false);
+        while_unwinding(|| {
+            // As if std counted elsewhere.
+            assert_eq!(lower_while(|| true, armed_token, &off), Hidden::NONE);
+            assert!(off.load(Ordering::Relaxed));
+            assert!(thread::panicking());
+            // From now on nobody asks.
+            let ask = || -> bool { unreachable!() };
+            assert_eq!(lower_while(ask, armed_token, &off), Hidden::NONE);
+        });
+        assert!(!thread::panicking());
+    }
+
+    #[test]
+    fn without_tokens_it_is_switched_off() {
+        let off = AtomicBool::new(false);
+        while_unwinding(|| {
+            while_unwinding(|| {
+                // There is one, for two unwinds.
+                let one = Cell::new(armed_token());
+                let hidden = lower_while(thread::panicking, || one.take(), &off);
+                assert_eq!(hidden, Hidden(1));
+                assert!(off.load(Ordering::Relaxed));
+                assert!(thread::panicking());
+                // What was hidden comes back.
+                show(hidden);
+            });
+            assert!(thread::panicking());
+        });
+        assert!(!thread::panicking());
     }
 
     #[test]

@@ -29,9 +29,14 @@ use crate::ground::report;
 /// | called | `await_sync` | [`try_await_sync`] |
 /// |---|---|---|
 /// | in a run | suspends | `Ok` |
-/// | on a thread that may block: with a runtime entered, in `spawn_blocking` or `block_in_place` | blocks, on that runtime | `Ok` |
+/// | on a thread that may block: with a runtime entered, in `spawn_blocking` or `block_in_place` | blocks, on that runtime¹ | `Ok` |
 /// | on a plain thread, without a runtime | blocks, on a runtime of the process, see [`enter_runtime`](crate::enter_runtime) | `Ok` |
 /// | in async code: a task, the future of a `block_on`, a future that `await_sync` polls | panics | `Err`, with the future |
+///
+/// ¹ A current-thread runtime must be driven meanwhile, by another thread in its
+/// `block_on`: otherwise a timer or a socket of it never wakes anybody, and this
+/// call does not return. See
+/// [pitfalls](crate::docs::pitfalls#a-runtime-that-nobody-drives).
 ///
 /// So a library can call it, and be used by plain programs and in tokio
 /// services alike.

@@ -85,7 +85,7 @@ pub fn ids(conn: &mut AnyConnection) -> Vec<i32> {
     ids.load(conn).unwrap()
 }
 
-pub fn migrate(conn: &mut AnyConnection) {
+pub fn migrate(conn: &mut impl MigrationHarness<MultiBackend>) {
     conn.run_pending_migrations(MIGRATIONS).unwrap();
     assert!(!conn.has_pending_migration(MIGRATIONS).unwrap());
 }

@@ -23,6 +23,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{Request, StatusCode};
+use axum::middleware::from_fn;
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -30,8 +31,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kitchen::Failure;
 use kitchen::orders::Order;
+use kitchen::{Failure, answer_panics};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
@@ -75,6 +76,7 @@ impl App {
 pub fn routes(app: App) -> Router {
     Router::new()
         .route("/orders", post(food_delivery))
+        .layer(from_fn(answer_panics))
         .with_state(app)
 }
 

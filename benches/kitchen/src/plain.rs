@@ -7,6 +7,7 @@ use std::error::Error;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::routing::post;
 use axum::{Json, Router};
 use diesel::connection::SimpleConnection;
@@ -16,7 +17,7 @@ use greenhack::diesel::{Manager, PgConnection, SqliteConnection};
 use greenhack::guard::{Exit, Guard, Teardown};
 use greenhack::{await_sync, shield};
 use kitchen::orders::{Order, Orders, orders};
-use kitchen::{Failure, Kitchen};
+use kitchen::{Failure, Kitchen, answer_panics};
 use tokio::sync::broadcast;
 use tracing::{info, instrument};
 
@@ -68,7 +69,8 @@ macro_rules! kitchen {
                     news: broadcast::Sender::new(256),
                 };
                 let orders = post(food_delivery);
-                Ok(Router::new().route("/orders", orders).with_state(app))
+                let orders = Router::new().route("/orders", orders);
+                Ok(orders.layer(from_fn(answer_panics)).with_state(app))
             }
 
             #[greenhack::entry]

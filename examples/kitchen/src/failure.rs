@@ -1,9 +1,14 @@
 //! What can go wrong, and what the client hears of it.
 
+use std::panic::AssertUnwindSafe;
+
 use axum::Json;
+use axum::extract::Request;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use serde::Serialize;
 use tracing::error;
 
@@ -18,6 +23,8 @@ pub enum Failure {
     Silent,
     /// The database has failed.
     Database(String),
+    /// A handler has panicked.
+    Panic,
 }
 
 #[derive(Serialize)]
@@ -39,6 +46,10 @@ impl IntoResponse for Failure {
                 let text = "we can't find our order book; try again later";
                 (StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
             }
+            Failure::Panic => {
+                let text = "that is our fault; what you have asked for is undone";
+                (StatusCode::INTERNAL_SERVER_ERROR, text.to_owned())
+            }
         };
         (status, Json(Body { error: text })).into_response()
     }
@@ -54,4 +65,14 @@ impl From<diesel::result::Error> for Failure {
     fn from(error: diesel::result::Error) -> Self {
         Failure::Database(error.to_string())
     }
+}
+
+/// Answers a panic with 500. Otherwise the connection would be closed.
+pub async fn answer_panics(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    answer.unwrap_or_else(|_| {
+        error!(path, "a handler has panicked");
+        Failure::Panic.into_response()
+    })
 }

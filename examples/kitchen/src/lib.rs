@@ -20,6 +20,7 @@ use std::error::Error;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::middleware::from_fn;
 use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -29,7 +30,7 @@ use serde::Deserialize;
 use tokio::sync::broadcast;
 use tracing::{info, instrument};
 
-pub use failure::Failure;
+pub use failure::{Failure, answer_panics};
 pub use kitchen::{Kitchen, Stove};
 use orders::{Order, Orders};
 
@@ -70,6 +71,7 @@ pub fn routes(app: App) -> Router {
         .route("/orders", get(list).post(food_delivery))
         .route("/news", get(news::listen))
         .route("/kitchen", post(kitchen::cook))
+        .layer(from_fn(answer_panics))
         .with_state(app)
 }
 

@@ -17,6 +17,9 @@ use crate::Failure;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 
+/// How many connections the pool has, at most.
+pub const CONNECTIONS: usize = 8;
+
 /// How many orders a list has, at most.
 const LISTED: i64 = 100;
 
@@ -96,7 +99,7 @@ impl Orders {
         }
         let database = database.to_owned();
         let pool = Pool::builder(Manager::with(move || connect(&database)))
-            .max_size(8)
+            .max_size(CONNECTIONS)
             .build()?;
         Ok(Orders { pool })
     }
@@ -107,7 +110,12 @@ impl Orders {
         (status.size, status.available)
     }
 
-    fn db(&self) -> Result<Pooled<Db>, Failure> {
+    /// Waits for a connection of the pool.
+    ///
+    /// # Errors
+    ///
+    /// If none can be opened.
+    pub fn db(&self) -> Result<Pooled<Db>, Failure> {
         await_sync(self.pool.get()).map_err(|error| Failure::Database(error.to_string()))
     }
 

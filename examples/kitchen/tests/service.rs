@@ -6,9 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use diesel::RunQueryDsl;
+use diesel::connection::TransactionManager;
 use futures::future::join_all;
 use greenhack::io::SyncIoBridge;
 use greenhack::{await_sync, run_sync};
+use kitchen::orders::{CONNECTIONS, Db};
 use kitchen::{App, Kitchen};
 use serde_json::{Value, json};
 use support::{
@@ -17,7 +20,12 @@ use support::{
 use tokio::net::TcpStream;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{pause, resume, sleep, timeout};
+use ureq::Agent;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 /// More than any test takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -126,6 +134,42 @@ fn an_order_is_cancelled_when_its_guest_hangs_up() {
     });
 }
 
+/// Finds no address: it panics.
+#[derive(Debug)]
+struct Panics;
+
+impl Resolver for Panics {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        panic!("where is {uri}?");
+    }
+}
+
+#[test]
+fn a_panic_is_answered_and_undoes_the_order() {
+    on_each_database("panic", async |database| {
+        let panicking = |config| Agent::with_parts(config, DefaultConnector::default(), Panics);
+        let kitchen = |address| Kitchen::with(panicking, address, LONG);
+        let (app, address) = serve_with(database, kitchen).await;
+        for panics in 1..=2 {
+            let (status, answer) = order(address, "Ada", "soup").await;
+            assert_eq!(status, 500, "{answer}");
+            assert_eq!(
+                answer["error"],
+                "that is our fault; what you have asked for is undone"
+            );
+            settled(&app).await;
+            assert_eq!(count(&app, "cancelled").await, panics);
+        }
+        let (status, listed) = request(address, "GET /orders?guest=Ada", String::new()).await;
+        assert_eq!((status, listed.as_array().unwrap().len()), (200, 2));
+    });
+}
+
 #[test]
 fn the_guest_hears_of_it_over_the_websocket() {
     on_each_database("news", async |database| {
@@ -174,11 +218,22 @@ fn a_hundred_orders_are_cooked_by_the_thread_that_asks_for_them() {
     on_each_database("itself", async |database| {
         let (app, address) = serve(database, LONG).await;
         let begin = Instant::now();
-        let answers = order_a_hundred(address).await;
+        // The clock stands until all are on the stove: none is ready before. It does
+        // not go by itself, as it would if the runtime had nothing else to do.
+        pause();
+        let all_are_on = async {
+            while app.stove().most() < 100 {
+                let most = app.stove().most();
+                assert!(begin.elapsed() < LONG, "{most} at once");
+                yield_now().await;
+            }
+            resume();
+        };
+        let (answers, ()) = tokio::join!(order_a_hundred(address), all_are_on);
         eprintln!("100 orders of 50 ms each took {:?}", begin.elapsed());
         assert!(answers.iter().all(|status| *status == 201));
         assert_eq!(count(&app, "cooking").await, 100);
-        assert!(app.stove().most() > 1, "{}", app.stove().most());
+        assert_eq!(app.stove().most(), 100);
     });
 }
 
@@ -197,7 +252,7 @@ fn with_a_client_that_blocks_the_thread_waits_for_itself() {
         assert_eq!(count(&app, "cooking").await, 1);
         // The same service, but for the agent: ureq's own, which blocks the only
         // thread, that of the kitchen. It gives up, or it would be for ever.
-        let blocking = |address| Kitchen::with(ureq::Agent::new_with_config, address, SHORT);
+        let blocking = |address| Kitchen::with(Agent::new_with_config, address, SHORT);
         let (app, address) = serve_with(database, blocking).await;
         assert_eq!(order(address, "Ada", "soup").await.0, 504);
         assert_eq!(count(&app, "cooking").await, 1);
@@ -205,23 +260,36 @@ fn with_a_client_that_blocks_the_thread_waits_for_itself() {
     });
 }
 
+/// How many times fifty guests order.
+const WAVES: i64 = 20;
+
 #[test]
 fn no_order_is_half_done_when_a_third_of_the_guests_hang_up() {
     on_each_database("thousand", async |database| {
         let (close, closed) = oneshot::channel();
-        let kitchen = |address| Kitchen::at(address, LONG);
+        // Nobody is cancelled but by a hang-up.
+        let kitchen = |address| Kitchen::at(address, 10 * LONG);
         let (app, address, serving) = serve_until(database, kitchen, closed).await;
+        let mut dice = Dice(1);
         // As many at a time as the system lets listen.
-        for wave in 0..20 {
-            let orders = (0..50).map(|guest| async move {
-                let name = format!("guest {wave}.{guest}");
+        for wave in 0..WAVES {
+            // Anywhere from before it is placed to after it is cooked.
+            let moments: Vec<_> = (0..50).map(|_| dice.below(120)).collect();
+            let orders = (0..50).zip(moments).map(|(guest, moment)| async move {
+                let name = format!("guest-{wave}.{guest}");
                 if guest % 3 > 0 {
                     return Some(order(address, &name, "soup").await.0);
                 }
-                let body = json!({"guest": name, "dish": "soup"}).to_string();
+                // One is sure to hang up in between.
+                let is_sure = guest == 0;
+                let dish = if is_sure { "stone soup" } else { "soup" };
+                let body = json!({"guest": name, "dish": dish}).to_string();
                 let stream = send(address, "POST /orders", body).await;
-                // Anywhere from before it is placed to after it is cooked.
-                sleep(Duration::from_millis((wave * 17 + guest * 7) % 120)).await;
+                if is_sure {
+                    while !is_placed(address, &name).await {}
+                } else {
+                    sleep(Duration::from_millis(moment)).await;
+                }
                 drop(stream);
                 None
             });
@@ -230,27 +298,65 @@ fn no_order_is_half_done_when_a_third_of_the_guests_hang_up() {
         }
         // When the service has closed, those who hung up are noticed, too.
         close.send(()).unwrap();
-        serving.await.unwrap();
+        timeout(LONG, serving)
+            .await
+            .expect("who hung up is gone")
+            .unwrap();
         settled(&app).await;
         let (cooking, cancelled) = (count(&app, "cooking").await, count(&app, "cancelled").await);
-        assert!(cooking >= 660, "{cooking} orders are cooking");
-        assert!(cooking + cancelled <= 1000);
+        assert!(cooking >= 33 * WAVES, "{cooking} orders are cooking");
+        assert!(cancelled >= WAVES, "{cancelled} orders are cancelled");
+        assert!(cooking + cancelled <= 50 * WAVES);
         assert_eq!(count(&app, "refused").await, 0);
-        // Who has cancelled the last one may not have returned its connection yet.
-        let back = async {
-            loop {
-                let (size, free) = app.orders.connections();
-                if size == free {
-                    return size;
-                }
-                yield_now().await;
-            }
+        timeout(LONG, the_pool_is_full_and_clean(&app))
+            .await
+            .expect("all connections are back");
+        // It may not have noticed yet that others were closed.
+        let counted = async {
+            let expected = i64::try_from(CONNECTIONS).unwrap();
+            while database
+                .connections()
+                .await
+                .is_some_and(|count| count != expected)
+            {}
         };
-        let size = timeout(LONG, back).await.expect("all connections are back");
-        if let Some(connections) = database.connections().await {
-            assert_eq!(connections, i64::try_from(size).unwrap());
-        }
+        timeout(LONG, counted).await.expect("no connection leaks");
         assert_eq!(greenhack::leaked_runs(), 0);
-        eprintln!("{cooking} cooking, {cancelled} cancelled, {size} connections");
+        eprintln!("{cooking} cooking, {cancelled} cancelled");
     });
+}
+
+async fn is_placed(address: SocketAddr, guest: &str) -> bool {
+    let line = format!("GET /orders?guest={guest}");
+    let (_, listed) = request(address, &line, String::new()).await;
+    listed.as_array().is_some_and(|orders| !orders.is_empty())
+}
+
+/// Lends all the connections that the pool may have at once, and asks each.
+async fn the_pool_is_full_and_clean(app: &App) {
+    let orders = app.orders.clone();
+    run_sync(move || {
+        let lend = || orders.db().unwrap();
+        let mut lent: Vec<_> = std::iter::repeat_with(lend).take(CONNECTIONS).collect();
+        for db in &mut lent {
+            let status = Db::transaction_manager_status_mut(&mut **db);
+            assert!(status.transaction_depth().unwrap().is_none());
+            diesel::sql_query("SELECT 1").execute(&mut **db).unwrap();
+        }
+        assert_eq!(orders.connections(), (CONNECTIONS, 0));
+    })
+    .await;
+}
+
+/// The generator splitmix64, so that the moments are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
 }

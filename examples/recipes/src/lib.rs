@@ -1,7 +1,7 @@
 //! Small adapters by which sync libraries wait without a thread, to be copied.
 //!
-//! One module is one recipe, and its test in `tests/` shows it against the real
-//! thing. The page that goes with them is `docs/cookbook/recipes.md`.
+//! One module is one recipe, and its test in `tests/` shows it with the real
+//! library. The page that goes with them is `docs/cookbook/recipes.md`.
 #![forbid(unsafe_code)]
 #![allow(
     missing_docs,

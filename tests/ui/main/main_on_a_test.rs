@@ -1,0 +1,5 @@
+#[greenhack::main]
+#[test]
+fn works() {}
+
+fn main() {}

@@ -1,0 +1,5 @@
+#[greenhack::test]
+fn nothing();
+
+#[greenhack::main]
+fn main();
