@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves that no test touches memory that is freed, or lies outside of an object, on real stacks.
 . "$(dirname "$0")/common.sh"
+export CARGO_PROFILE_DEV_DEBUG=line-tables-only
 need_rust "$NIGHTLY"
 export RUSTFLAGS="-Zsanitizer=address --cfg greenhack_sanitizer"
 # A leaked run is no bug here, and leaks are Miri's part.

@@ -4,7 +4,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 JOB=$(basename "$0" .sh)
 NIGHTLY=${NIGHTLY:-nightly}
 HOST=$(rustc -vV | sed -n 's/^host: //p')
-export CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=line-tables-only
+export CARGO_TERM_COLOR=never CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 
 # Ends the job because this machine can't do it, and notes that in the file
 # $SKIPPED, if there is one; with REQUIRE=1 it is a failure.
