@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use axum::extract::{Extension, Path, Request};
 use axum::middleware::{Next, from_fn};
@@ -25,7 +26,7 @@ fn main() -> io::Result<()> {
     let guests = tokio::task::spawn_blocking(move || (1..=4).try_for_each(|n| ask(address, n)));
 
     // The workers serve; this thread accepts, until the guests have gone.
-    let server = greenhack::axum::serve(listener, app);
+    let server = greenhack::axum::serve(listener, app).shutdown_timeout(Duration::from_secs(10));
     await_sync(server.with_graceful_shutdown(async { guests.await.unwrap().unwrap() }))
 }
 

@@ -44,6 +44,7 @@ assert_not_impl_any!(NotAwaited<Rc<u8>>: Send, Sync);
 
 assert_impl_all!(Builder: Send, Sync, Unpin);
 assert_impl_all!(workers::Builder: Send, Sync, Unpin, Clone);
+assert_impl_all!(workers::Metrics: Send, Sync, Unpin, Clone);
 assert_impl_all!(Cancelled: Send, Sync, Unpin, Copy);
 
 // Iterators are as good as their streams, and never pinned.
@@ -51,6 +52,39 @@ assert_impl_all!(BlockingStream<Pending<u8>>: Send, Sync, Unpin);
 assert_not_impl_any!(BlockingStream<Pending<Rc<u8>>>: Send);
 assert_impl_all!(BlockingStream<std::marker::PhantomPinned>: Unpin);
 assert_impl_all!(BlockingInterval: Send, Sync, Unpin);
+
+#[cfg(feature = "axum")]
+mod with_axum {
+    use axum::Router;
+    use greenhack::axum::{Connection, Connections, Distributor, Serve, WorkerListener};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    type App = Serve<TcpListener, Router, Router>;
+
+    // A server moves to the task that awaits it. A shutdown signal need not be
+    // `Sync`, and so the server is not.
+    assert_impl_all!(App: Send, Unpin);
+    assert_not_impl_any!(App: Sync, Clone);
+    assert_not_impl_any!(Serve<TcpListener, Rc<u8>, Router>: Send);
+    // The services of connections are made and stay on the workers.
+    assert_impl_all!(Serve<TcpListener, Router, Rc<u8>>: Send);
+
+    assert_impl_all!(Distributor<TcpListener>: Send, Sync, Unpin);
+    assert_impl_all!(Connections<TcpListener>: Send, Sync, Unpin, Clone);
+    assert_impl_all!(WorkerListener<TcpListener>: Send, Sync, Unpin);
+    assert_not_impl_any!(WorkerListener<TcpListener>: Clone);
+    assert_impl_all!(Connection<TcpStream>: Send, Sync, Unpin);
+    #[cfg(target_os = "linux")]
+    assert_impl_all!(greenhack::axum::ReusePort: Send, Sync, Unpin, Clone);
+}
+
+// An agent is shared, and so are its parts.
+#[cfg(feature = "ureq")]
+assert_impl_all!(greenhack::ureq::TcpConnector: Send, Sync, Unpin);
+#[cfg(feature = "ureq")]
+assert_impl_all!(greenhack::ureq::DefaultResolver: Send, Sync, Unpin);
 
 // What yields stays on its stack.
 assert_not_impl_any!(Yielder<u8>: Send, Sync, Clone);

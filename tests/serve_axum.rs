@@ -27,7 +27,7 @@ use axum::serve::{IncomingStream, Listener, ListenerExt};
 use futures::StreamExt;
 use greenhack::axum::{Connections, Distributor, Pinned, Serve, WorkerListener, serve};
 use greenhack::workers::Builder;
-use greenhack::{await_sync, entry, run_sync};
+use greenhack::{await_sync, entry, is_cancelled, run_sync};
 use http::{Client, LIMIT};
 use support::on_drop;
 use tokio::net::TcpListener;
@@ -364,6 +364,93 @@ fn a_graceful_shutdown_finishes_requests_and_refuses_connections() {
     assert_eq!(server.connections.live(), 0);
 }
 
+/// A graceful shutdown that may take ten seconds, on a clock that only the test
+/// moves. One request is being served.
+struct Closing {
+    server: tokio::task::JoinHandle<io::Result<()>>,
+    busy: Client<TcpStream>,
+    connections: Connections<TcpListener>,
+    arrivals: mpsc::Receiver<String>,
+    opener: watch::Sender<bool>,
+    /// While a blocking task runs, tokio does not move a clock that is paused.
+    _clock: mpsc::Sender<()>,
+}
+
+const JUST_BEFORE: Duration = Duration::from_millis(9_990);
+
+impl Closing {
+    async fn begin() -> Closing {
+        let (clock, stands) = mpsc::channel();
+        drop(tokio::task::spawn_blocking(move || {
+            let _: Result<(), _> = stands.recv();
+        }));
+        let (gate, arrivals, opener) = Gate::new();
+        let (listener, address) = bind().await;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = serve(listener, gated(gate))
+            .with_graceful_shutdown(async { drop(stopped.await) })
+            .shutdown_timeout(Duration::from_secs(10));
+        let connections = server.connections();
+        let server = tokio::spawn(server.into_future());
+        let client = tokio::task::spawn_blocking(move || {
+            let (mut busy, mut idle) = (Client::connect(address), Client::connect(address));
+            assert_eq!(idle.get("/").0, 200);
+            busy.ask("/gate");
+            assert!(next(&arrivals).starts_with("serve-"));
+            drop(stop);
+            // So it has begun.
+            assert!(idle.is_closed());
+            (busy, arrivals)
+        });
+        let (busy, arrivals) = client.await.unwrap();
+        Closing {
+            server,
+            busy,
+            connections,
+            arrivals,
+            opener,
+            _clock: clock,
+        }
+    }
+}
+
+fn with_paused_clock(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(test);
+}
+
+#[test]
+fn a_graceful_shutdown_that_takes_too_long_cancels_what_is_left() {
+    with_paused_clock(async {
+        let mut closing = Closing::begin().await;
+        tokio::time::advance(JUST_BEFORE).await;
+        assert!(!closing.server.is_finished());
+        assert!(closing.arrivals.try_recv().is_err());
+        assert!(closing.connections.live() > 0);
+
+        tokio::time::advance(Duration::from_millis(20)).await;
+        closing.server.await.unwrap().unwrap();
+        // It has ended when the handler had, whose destructor awaits.
+        assert_eq!(closing.arrivals.try_recv().unwrap(), "unwound");
+        assert_eq!(closing.connections.live(), 0);
+        assert!(closing.busy.is_closed());
+    });
+}
+
+#[test]
+fn a_graceful_shutdown_that_ends_in_time_cancels_nothing() {
+    with_paused_clock(async {
+        let mut closing = Closing::begin().await;
+        tokio::time::advance(JUST_BEFORE).await;
+        closing.opener.send(true).unwrap();
+        closing.server.await.unwrap().unwrap();
+        assert_eq!(closing.busy.answer(), (200, "open".to_owned()));
+        assert!(closing.arrivals.try_recv().is_err());
+        assert!(closing.busy.is_closed());
+    });
+}
+
 #[test]
 fn a_hang_up_unwinds_the_handler_on_its_thread() {
     let (gate, arrivals, _opener) = Gate::new();
@@ -624,6 +711,83 @@ fn websockets_are_served_in_place() {
     }
     drop(socket);
     server.stop();
+}
+
+#[test]
+fn a_graceful_shutdown_cancels_the_handlers_of_websockets_at_its_end() {
+    let (ended, end) = mpsc::channel();
+    let listen = move |upgrade: WebSocketUpgrade| {
+        let ended = ended.clone();
+        let handler = move |socket| {
+            let _ended = on_drop(move || {
+                await_sync(yield_now());
+                ended.send((thread_name(), is_cancelled())).unwrap();
+            });
+            parrot(socket);
+        };
+        async { upgrade.on_upgrade(|socket| run_sync(move || handler(socket))) }
+    };
+    let server = Server::start(Router::new().route("/", get(listen)));
+    let stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let (mut socket, _) = tungstenite::client("ws://localhost/", stream).unwrap();
+    socket.send(tungstenite::Message::text("hello")).unwrap();
+    let answer = socket.read().unwrap();
+    assert_eq!(answer.to_text().unwrap(), "hello, pinned-0");
+
+    // It waits for the next word.
+    server.stop();
+    assert_eq!(end.try_recv(), Ok(("pinned-0".to_owned(), true)));
+    assert!(socket.read().is_err());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_share_the_connections_of_a_port() {
+    use std::collections::HashSet;
+
+    use greenhack::axum::ReusePort;
+
+    let port = ReusePort::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let address = port.local_addr();
+    assert!(TcpStream::connect(address).is_err());
+    let app = Router::new()
+        .route("/", get(in_place))
+        .layer(from_fn(mark_thread));
+    let (stop, mut stopped) = watch::channel(false);
+    let workers = Builder::new().threads(2).thread_name("pinned").run_each({
+        let port = port.clone();
+        move |_| {
+            let listener = port.listen();
+            async move {
+                let signal = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+                let server = axum::serve(listener?, app);
+                server.with_graceful_shutdown(signal).await
+            }
+        }
+    });
+    let taken = std::net::TcpListener::bind(address).unwrap_err();
+    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+
+    // Which worker gets a connection is as good as random.
+    let (mut clients, mut names) = (Vec::new(), HashSet::new());
+    while names.len() < 2 {
+        assert!(clients.len() < 500, "all are served by {names:?}");
+        let mut client = Client::connect(address);
+        let name = client.get("/").1;
+        assert_eq!(client.get("/").1, name);
+        names.insert(name);
+        clients.push(client);
+    }
+    assert_eq!(names, ["pinned-0", "pinned-1"].map(str::to_owned).into());
+
+    stop.send(true).unwrap();
+    let results = await_sync(workers.unwrap());
+    assert!(results.iter().all(|result| result.is_ok()));
+    assert!(clients.iter_mut().all(|client| client.is_closed()));
+    // Still taken, but nobody listens.
+    assert!(TcpStream::connect(address).is_err());
+    drop(port);
 }
 
 #[entry]

@@ -2,13 +2,15 @@
 //! workers here are tasks of one thread, each with a listener.
 #![cfg(feature = "axum")]
 
+#[path = "support/http.rs"]
+mod http;
 mod support;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::serve::Listener;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use greenhack::axum::{Connection, Connections, Distributor, WorkerListener};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -255,6 +257,126 @@ fn the_end_of_the_distributor_closes_what_nobody_has_taken() {
         let mut buffer = [0; 4];
         clients[0].read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"pong");
+    });
+}
+
+#[test]
+fn the_stream_of_a_worker_ends_with_the_distributor() {
+    run(async {
+        let f = Fixture::new(|distributor| distributor.stall_limit(LONG)).await;
+        let mut stream = f.connections.listener();
+        assert!(stream.next().now_or_never().is_none());
+        let clients = f.connect(1).await;
+        let connection = stream.next().await.unwrap().unwrap();
+        assert_eq!(
+            connection.peer_addr().unwrap(),
+            clients[0].local_addr().unwrap()
+        );
+        let waits = tokio::spawn(async move {
+            let ended = stream.next().await.is_none();
+            // A listener has no end, and a stream stays ended.
+            assert!(stream.accept().now_or_never().is_none());
+            ended && stream.next().await.is_none()
+        });
+        yield_now().await;
+        assert!(!waits.is_finished());
+        f.distribute.abort();
+        assert!(waits.await.unwrap());
+        assert!(f.connections.listener().next().await.is_none());
+        assert_eq!(f.connections.live(), 1);
+    });
+}
+
+#[test]
+fn a_stream_takes_its_turn_with_the_rest() {
+    run(async {
+        let f = Fixture::new(|distributor| distributor.stall_limit(LONG)).await;
+        let leaves = f.connections.listener();
+        let mut stream = f.connections.listener();
+        let _clients = f.connect(4).await;
+        drop(leaves);
+        let mut taken = Vec::new();
+        while let Some(Some(connection)) = stream.next().now_or_never() {
+            taken.push(connection.unwrap());
+        }
+        // Two of its own and one of the rest; then it gives way, and is woken.
+        assert_eq!(taken.len(), 3);
+        taken.push(stream.next().await.unwrap().unwrap());
+        assert_eq!(f.live_per_worker(), [4]);
+    });
+}
+
+#[test]
+fn hyper_serves_the_stream_of_each_worker() {
+    use std::convert::Infallible;
+
+    use greenhack::workers::Builder;
+    use greenhack::{await_sync, run_sync_local};
+    use http::Client;
+    use hyper::Response;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::task::JoinSet;
+
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let distributor = Distributor::new(listener).stall_limit(LONG);
+        let connections = distributor.connections();
+        let builder = Builder::new().threads(2).thread_name("hyper");
+        let workers = builder.run_each(move |_| {
+            let mut connections = connections.listener();
+            async move {
+                let mut tasks = JoinSet::new();
+                while let Some(connection) = connections.next().await {
+                    let service = service_fn(|_| {
+                        let task = std::thread::current().id();
+                        run_sync_local(move || {
+                            await_sync(yield_now());
+                            let here = std::thread::current();
+                            assert_eq!(here.id(), task);
+                            let name = here.name().unwrap().to_owned();
+                            Ok::<_, Infallible>(Response::new(name))
+                        })
+                    });
+                    let io = TokioIo::new(connection.unwrap());
+                    tasks.spawn_local(http1::Builder::new().serve_connection(io, service));
+                }
+                // Each ends with its client.
+                let results = tasks.join_all().await;
+                results.iter().filter(|result| result.is_ok()).count()
+            }
+        });
+        let distribute = tokio::spawn(distributor.run());
+        let clients = tokio::task::spawn_blocking(move || {
+            let mut clients = [0; 4].map(|_| Client::connect(address));
+            for _ in 0..2 {
+                let mut names = clients.each_mut().map(|client| client.get("/"));
+                names.sort();
+                let names = names.each_ref().map(|(status, name)| (*status, &**name));
+                let (zero, one) = ((200, "hyper-0"), (200, "hyper-1"));
+                assert_eq!(names, [zero, zero, one, one]);
+            }
+        });
+        clients.await.unwrap();
+        distribute.abort();
+        assert_eq!(workers.unwrap().await, [2, 2]);
+    });
+}
+
+#[cfg(feature = "tonic")]
+#[test]
+fn tonic_learns_the_addresses_of_a_connection() {
+    use tonic::transport::server::Connected;
+
+    run(async {
+        let f = Fixture::new(|distributor| distributor).await;
+        let mut stream = f.connections.listener();
+        let client = TcpStream::connect(f.address).await.unwrap();
+        let info = stream.next().await.unwrap().unwrap().connect_info();
+        assert_eq!(info.remote_addr(), Some(client.local_addr().unwrap()));
+        assert_eq!(info.local_addr(), Some(f.address));
     });
 }
 

@@ -110,6 +110,56 @@ fn a_shutdown_drops_the_futures_and_unwinds_the_runs_on_their_threads() {
 }
 
 #[test]
+fn a_shutdown_leaks_what_has_not_ended_within_its_limit() {
+    // Where no other test counts leaks.
+    in_a_process_of_its_own(
+        "a_shutdown_leaks_what_has_not_ended_within_its_limit",
+        || {
+            let log = Log::default();
+            let of_workers = log.clone();
+            let (started, has_started) = mpsc::channel();
+            let (cleaning, cleans) = mpsc::channel();
+            let workers = two().run_each(move |worker| async move {
+                let run = move || {
+                    let _guard = on_drop(move || {
+                        await_sync(yield_now());
+                        cleaning.send(worker.index()).unwrap();
+                        if worker.index() == 1 {
+                            await_sync(pending::<()>());
+                        }
+                        of_workers.add(format!("ended {}", worker.index()));
+                    });
+                    started.send(()).unwrap();
+                    await_sync(pending::<()>());
+                };
+                // Its own budget is not what ends it.
+                let builder = greenhack::builder().cleanup_budget(Duration::from_secs(3600));
+                builder.run_sync(run).await;
+            });
+            let workers = workers.unwrap();
+            (0..2).for_each(|_| has_started.recv().unwrap());
+            await_sync(workers.shutdown(Duration::from_secs(1)));
+            assert_eq!(cleans.try_iter().collect::<HashSet<_>>().len(), 2);
+            assert_eq!(log.take(), ["ended 0"]);
+            assert_eq!(leaked_runs(), 1);
+        },
+    );
+}
+
+/// Runs this test binary again for one test.
+fn in_a_process_of_its_own(test: &str, f: impl FnOnce()) {
+    if std::env::var_os("GREENHACK_OWN_PROCESS").is_some() {
+        return f();
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", test])
+        .env("GREENHACK_OWN_PROCESS", "yes")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
 fn a_drop_ends_the_workers_without_waiting() {
     let (dropped, has_dropped) = mpsc::channel();
     let workers = two().run_each(move |_| {

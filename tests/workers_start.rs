@@ -40,3 +40,44 @@ fn the_workers_are_as_many_and_called_as_set() {
         assert_eq!(names, expected.map(str::to_owned).into());
     });
 }
+
+/// Each runtime has some files of the system, of which there may be 64 here.
+#[cfg(all(unix, panic = "unwind"))]
+#[test]
+fn workers_that_could_not_be_started_say_so_from_then_on() {
+    const CHILD: &str = "GREENHACK_FEW_FILES";
+    if std::env::var_os(CHILD).is_none() {
+        let status = std::process::Command::new("sh")
+            .arg("-c")
+            .arg("ulimit -n 64 && exec \"$0\" --exact --nocapture \"$1\"")
+            .arg(std::env::current_exe().unwrap())
+            .arg("workers_that_could_not_be_started_say_so_from_then_on")
+            .env(CHILD, "yes")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    let (away, in_place) = (Fixture::new(Place::Worker), support::current_thread());
+    let first = workers::Builder::new().threads(100).start().unwrap_err();
+    assert!(first.raw_os_error().is_some(), "{first}");
+
+    let again = workers::Builder::new().threads(1).start().unwrap_err();
+    assert_eq!(again.kind(), std::io::ErrorKind::Other);
+    assert_eq!(
+        again.to_string(),
+        "the workers could not be started, and are not started again; \
+         end the process when `start` fails"
+    );
+
+    let refused = away.block_on(async {
+        let run = greenhack::builder().name("soup").run_sync(|| ());
+        tokio::spawn(run).await.unwrap_err().into_panic()
+    });
+    assert_eq!(
+        support::text(&*refused),
+        "`soup` needs the workers, which could not be started; \
+         end the process when `greenhack::workers::Builder::start` fails"
+    );
+    assert!(workers::metrics().live_per_worker().is_empty());
+    assert_eq!(in_place.block_on(run_sync(|| 7)), 7);
+}

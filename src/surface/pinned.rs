@@ -185,7 +185,8 @@ impl<T> Workers<T> {
     ///
     /// Destructors may await until `limit` is over; what has not ended then is
     /// leaked and reported. To let the futures come to an end by themselves,
-    /// tell them so by means of your own, and await this instead.
+    /// tell them so by means of your own, and await the workers instead: for a
+    /// time, with `tokio::time::timeout(limit, &mut workers)`, and then call this.
     ///
     /// # Cancel safety
     ///

@@ -45,7 +45,7 @@ use super::builder::{Config, builder};
 use super::in_place::InPlace;
 use super::metrics::Live;
 use super::reaper::Reaper;
-use super::workers::{self, Job};
+use super::workers::{self, Job, Refusal};
 use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::Outcome;
 #[cfg(feature = "tracing")]
@@ -85,7 +85,8 @@ use crate::ground::sync::Mutex;
 ///
 /// The future panics with the panic of `f`; if it is polled after its end; if
 /// it has started in place and is then polled on another thread; if the
-/// workers have been shut down; and if there is no memory for a stack.
+/// workers have been shut down, or [could not be started](crate::workers::Builder::start);
+/// and if there is no memory for a stack.
 ///
 /// # Examples
 ///
@@ -209,14 +210,20 @@ where
             sender,
         };
         let job = Arc::new(Unstarted(Mutex::new(Some(start))));
-        if workers::push(job.clone()).is_err() {
+        if let Err(refusal) = workers::push(job.clone()) {
             let name = job
                 .take()
                 .map_or(Cow::Borrowed("a run"), |start| start.config.name);
-            panic!(
-                "`{name}` was started after `greenhack::workers::shutdown`; \
-                 shut the workers down when the services that use them have ended"
-            );
+            match refusal {
+                Refusal::ShutDown => panic!(
+                    "`{name}` was started after `greenhack::workers::shutdown`; \
+                     shut the workers down when the services that use them have ended"
+                ),
+                Refusal::NotStarted => panic!(
+                    "`{name}` needs the workers, which could not be started; \
+                     end the process when `greenhack::workers::Builder::start` fails"
+                ),
+            }
         }
         Away { job, outcome }
     }

@@ -164,22 +164,23 @@ impl Builder {
     /// `AlreadyExists` if they have been started, by this or by a run that
     /// needed them: call it before. Otherwise the system's, if it gives no
     /// thread or no runtime.
+    ///
+    /// That is final, so that no run gets workers that are not as they were set:
+    /// `start` fails from then on, and a run that needs workers panics. Runs in
+    /// place need none.
     pub fn start(self) -> io::Result<()> {
-        let mut result = Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "the workers have been started already; call `start` before the first run",
-        ));
-        POOL.get_or_init(|| match Pool::start(&self) {
+        let mut result = None;
+        let pool = POOL.get_or_init(|| match Pool::start(&self) {
             Ok(pool) => {
-                result = Ok(());
+                result = Some(Ok(()));
                 pool
             }
             Err(error) => {
-                result = Err(error);
-                Pool::closed()
+                result = Some(Err(error));
+                Pool::not_started()
             }
         });
-        result
+        result.unwrap_or_else(|| Err(pool.is_there_already()))
     }
 }
 
@@ -267,15 +268,22 @@ pub(crate) trait Job: Send + Sync {
     fn start(&self);
 }
 
-/// Gives a job to the workers, or back if they have been shut down.
-pub(crate) fn push(job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
+/// Why the workers take no jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// They have been shut down.
+    ShutDown,
+    /// [`Builder::start`] has failed.
+    NotStarted,
+}
+
+/// Gives a job to the workers.
+pub(crate) fn push(job: Arc<dyn Job>) -> Result<(), Refusal> {
     let pool = POOL.get_or_init(|| match Pool::start(&Builder::new()) {
         Ok(pool) => pool,
         Err(error) => panic!("the system gives no threads for the workers: {error}"),
     });
-    pool.shared.queue.push(job)?;
-    pool.announce_soon();
-    Ok(())
+    pool.push(job)
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -284,6 +292,8 @@ struct Pool {
     shared: Arc<Shared>,
     /// Announces the jobs in the queue when it is woken.
     announcer: Waker,
+    /// What it means that the queue is closed.
+    refusal: Refusal,
 }
 
 struct Shared {
@@ -315,7 +325,28 @@ impl Pool {
         });
         Pool {
             announcer: Waker::from(shared.clone()),
+            refusal: Refusal::ShutDown,
             shared,
+        }
+    }
+
+    fn push(&self, job: Arc<dyn Job>) -> Result<(), Refusal> {
+        self.shared.queue.push(job).map_err(|_| self.refusal)?;
+        self.announce_soon();
+        Ok(())
+    }
+
+    /// The error of a second start.
+    fn is_there_already(&self) -> io::Error {
+        match self.refusal {
+            Refusal::ShutDown => io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the workers have been started already; call `start` before the first run",
+            ),
+            Refusal::NotStarted => io::Error::other(
+                "the workers could not be started, and are not started again; \
+                 end the process when `start` fails",
+            ),
         }
     }
 
@@ -334,9 +365,12 @@ impl Pool {
         }
     }
 
-    /// A pool that accepts nothing.
-    fn closed() -> Pool {
-        let pool = Pool::new(0);
+    /// A pool that accepts nothing, because there are no workers.
+    fn not_started() -> Pool {
+        let pool = Pool {
+            refusal: Refusal::NotStarted,
+            ..Pool::new(0)
+        };
         pool.shared.queue.close();
         pool
     }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::time::Duration;
 
 use axum::Router;
 use greenhack::await_sync;
@@ -21,8 +22,10 @@ fn main() -> io::Result<()> {
     let listener = await_sync(TcpListener::bind("127.0.0.1:50051"))?;
     println!("kitchen.Kitchen is at {}.", listener.local_addr()?);
     let closing_time = async { tokio::signal::ctrl_c().await.expect("a signal handler") };
-    let server = greenhack::axum::serve(listener, app());
-    await_sync(server.with_graceful_shutdown(closing_time))
+    let server = greenhack::axum::serve(listener, app())
+        .with_graceful_shutdown(closing_time)
+        .shutdown_timeout(Duration::from_secs(10));
+    await_sync(server)
 }
 
 /// A router of axum, which is what tonic makes of its services itself. What its

@@ -18,7 +18,8 @@
 //!   one takes that waker. So a connection and a worker never miss each other.
 //! - D2 The load of a worker counts its queue and its [`Connection`]s, each of
 //!   which is counted out by its drop.
-//! - D3 When the distributor is gone, nothing waits and nothing is added.
+//! - D3 When the distributor is gone, nothing waits and nothing is added. The
+//!   workers that wait have been woken, to see it.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -31,11 +32,12 @@ use std::ops::{Deref, DerefMut};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use ::axum::serve::Listener;
 use futures::future::{Either, select};
+use futures::stream::Stream;
 use sealed::Detach;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -44,6 +46,8 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::sleep;
+#[cfg(feature = "tonic")]
+use tonic::transport::server::Connected;
 
 /// How long a worker may leave a connection, if nobody says it.
 const STALL_LIMIT: Duration = Duration::from_millis(10);
@@ -53,7 +57,7 @@ const STALL_LIMIT: Duration = Duration::from_millis(10);
 /// [`serve`](super::serve) does all of this. The parts are for a service that
 /// puts something between the connection and the app, such as TLS, or that has
 /// another server than axum on its [workers](crate::workers::Builder::run_each):
-/// hyper and tonic take connections as well.
+/// hyper and tonic take connections as well, as a stream of them.
 ///
 /// A connection goes to the worker that has the fewest. A worker that does not
 /// take it within the [stall limit](Self::stall_limit), because a handler blocks
@@ -227,7 +231,7 @@ impl<L: Listener<Io: Movable>> Drop for Open<L> {
             .iter_mut()
             .map(|seat| mem::take(&mut seat.queue))
             .collect();
-        drop(state);
+        state.wake_all();
         drop((rest, queues));
     }
 }
@@ -374,7 +378,8 @@ impl<L: Listener<Io: Movable>> Shared<L> {
     }
 
     /// Takes a connection for a worker, and tells whether it is of the rest.
-    fn poll_take(&self, id: usize, cx: &mut Context<'_>) -> Poll<(Detached<L>, bool)> {
+    /// `None` if none will come.
+    fn poll_take(&self, id: usize, cx: &mut Context<'_>) -> Poll<Option<(Detached<L>, bool)>> {
         // What wakers do when they are cloned and dropped is not for the lock.
         let waker = cx.waker().clone();
         let mut guard = self.lock();
@@ -385,11 +390,14 @@ impl<L: Listener<Io: Movable>> Shared<L> {
         seat.is_watched = false;
         seat.is_stalled = false;
         if let Some(connection) = seat.queue.pop_front() {
-            return Poll::Ready((connection, false));
+            return Poll::Ready(Some((connection, false)));
         }
         if let Some(mut connection) = state.rest.pop_front() {
             connection.count.move_to(Some(&seat.load));
-            return Poll::Ready((connection, true));
+            return Poll::Ready(Some((connection, true)));
+        }
+        if state.closed {
+            return Poll::Ready(None);
         }
         let before = seat.waker.replace(waker);
         drop(guard);
@@ -448,13 +456,74 @@ impl<L: Listener<Io: Movable>> Unlocking for MutexGuard<'_, State<L>> {
 
 /// A worker's listener: what a [`Distributor`] hands to it.
 ///
-/// It is a [`Listener`] for [`axum::serve`](::axum::serve()), to be used on the
-/// worker. Its `accept` waits for ever when the distributor is gone. It does
-/// not know its address; the distributor does.
+/// It is to be used on the worker, in one of two ways:
+///
+/// - as a [`Listener`] for [`axum::serve`](::axum::serve()). Its `accept` waits for
+///   ever when the distributor is gone. It does not know its address; the
+///   distributor does.
+/// - as a [`Stream`] of connections for other servers: hyper's, or that of tonic,
+///   whose `Connected` a [`Connection`] implements with the feature `tonic`. It
+///   never yields an error, as accepting is not its business, and ends when the
+///   distributor is gone: then the server lets its connections come to an end.
+///
+/// # Cancel safety
+///
+/// A connection that is not returned, because an `accept` is dropped, stays for
+/// the next.
 ///
 /// # Examples
 ///
-/// See [`Distributor`].
+/// hyper, with plain handlers in place:
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use futures::StreamExt;
+/// use greenhack::axum::Distributor;
+/// use greenhack::{await_sync, workers};
+/// use hyper::server::conn::http1;
+/// use hyper::{Response, service::service_fn};
+/// use hyper_util::rt::TokioIo;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::net::{TcpListener, TcpStream};
+/// use tokio::task::{spawn_local, yield_now};
+///
+/// fn soup() -> Result<Response<String>, Infallible> {
+///     await_sync(yield_now());
+///     Ok(Response::new("soup".to_owned()))
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let address = listener.local_addr()?;
+/// let distributor = Distributor::new(listener);
+/// let connections = distributor.connections();
+/// let workers = workers::Builder::new().threads(2).run_each(move |_worker| {
+///     let mut connections = connections.listener();
+///     async move {
+///         let mut served = 0;
+///         while let Some(Ok(connection)) = connections.next().await {
+///             let soup = service_fn(|_request| greenhack::run_sync_local(soup));
+///             spawn_local(http1::Builder::new().serve_connection(TokioIo::new(connection), soup));
+///             served += 1;
+///         }
+///         served
+///     }
+/// })?;
+/// let distribute = tokio::spawn(distributor.run());
+///
+/// let mut client = TcpStream::connect(address).await?;
+/// client.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+/// let mut answer = String::new();
+/// client.read_to_string(&mut answer).await?;
+/// assert!(answer.ends_with("\r\n\r\nsoup"), "{answer}");
+///
+/// distribute.abort();
+/// assert_eq!(workers.await.iter().sum::<i32>(), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct WorkerListener<L: Listener<Io: Movable>> {
     shared: Arc<Shared<L>>,
     id: usize,
@@ -462,26 +531,44 @@ pub struct WorkerListener<L: Listener<Io: Movable>> {
     yields: bool,
 }
 
-impl<L: Listener<Io: Movable>> Listener for WorkerListener<L> {
-    type Io = Connection<L::Io>;
-    type Addr = L::Addr;
+/// What an `accept` returns.
+type Accepted<L> = (Connection<<L as Listener>::Io>, <L as Listener>::Addr);
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+impl<L: Listener<Io: Movable>> WorkerListener<L> {
+    /// Takes the next connection; `None` if none will come.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Accepted<L>>> {
         loop {
-            if mem::take(&mut self.yields) {
-                yield_now().await;
+            // tokio keeps the waker of who yields, so that the future can go.
+            if mem::take(&mut self.yields) && pin!(yield_now()).poll(cx).is_pending() {
+                return Poll::Pending;
             }
-            let taken = poll_fn(|cx| self.shared.poll_take(self.id, cx));
-            let (connection, is_of_the_rest) = taken.await;
+            let Some((connection, is_of_the_rest)) = ready!(self.shared.poll_take(self.id, cx))
+            else {
+                return Poll::Ready(None);
+            };
             // The rest is for all that come.
             self.yields = is_of_the_rest;
             let Detached { io, addr, count } = connection;
             // One for which this runtime has no room is closed.
             if let Ok(io) = Detach::attach(io) {
                 let connection = Connection { io, _count: count };
-                return (connection, addr);
+                return Poll::Ready(Some((connection, addr)));
             }
         }
+    }
+}
+
+impl<L: Listener<Io: Movable>> Listener for WorkerListener<L> {
+    type Io = Connection<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        poll_fn(|cx| match self.poll_accept(cx) {
+            Poll::Ready(Some(accepted)) => Poll::Ready(accepted),
+            // A listener has no end.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 
     fn local_addr(&self) -> io::Result<L::Addr> {
@@ -489,6 +576,15 @@ impl<L: Listener<Io: Movable>> Listener for WorkerListener<L> {
             io::ErrorKind::Unsupported,
             "a worker's listener has no address; ask the `Distributor`",
         ))
+    }
+}
+
+impl<L: Listener<Io: Movable>> Stream for WorkerListener<L> {
+    type Item = io::Result<Connection<L::Io>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let accepted = ready!(self.poll_accept(cx));
+        Poll::Ready(accepted.map(|(connection, _addr)| Ok(connection)))
     }
 }
 
@@ -594,6 +690,15 @@ impl<Io> Deref for Connection<Io> {
 impl<Io> DerefMut for Connection<Io> {
     fn deref_mut(&mut self) -> &mut Io {
         &mut self.io
+    }
+}
+
+#[cfg(feature = "tonic")]
+impl<Io: Connected> Connected for Connection<Io> {
+    type ConnectInfo = Io::ConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.io.connect_info()
     }
 }
 

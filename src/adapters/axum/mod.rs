@@ -7,12 +7,14 @@
 //! stays, and so do the handlers of its requests.
 //!
 //! [`Distributor`] is the part that hands the connections out, for servers other
-//! than axum's. [`RequestLimit`] is a layer that lets the requests that are too
-//! many wait, or refuses them.
+//! than axum's. With [`ReusePort`] the system does, on Linux. [`RequestLimit`] is a
+//! layer that lets the requests that are too many wait, or refuses them.
 #![forbid(unsafe_code)]
 
 mod distributor;
 mod limit;
+#[cfg(target_os = "linux")]
+mod reuse_port;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,12 +29,18 @@ use ::axum::extract::Request;
 use ::axum::response::Response;
 use ::axum::serve::{IncomingStream, Listener, ListenerExt, TapIo};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tower_service::Service;
 
 pub use distributor::{Connection, Connections, Distributor, Movable, WorkerListener};
 pub use limit::{LimitedRequests, RequestLimit};
+#[cfg(target_os = "linux")]
+pub use reuse_port::ReusePort;
 
 use crate::workers;
+
+/// How long what is cancelled at the end of a shutdown may clean up.
+const CLEANUP: Duration = Duration::from_secs(10);
 
 /// What [`serve`] runs axum on: the listener of one worker.
 ///
@@ -54,8 +62,8 @@ pub type Pinned<L> = TapIo<WorkerListener<L>, fn(&mut Connection<<L as Listener>
 ///   blocks its thread holds up the connections of its worker. Where that
 ///   matters, [`axum::serve`](::axum::serve()) with the hop is the better choice.
 /// - What handlers spawn belongs to the runtime of their worker, and ends with
-///   it, at the end of this future. After a graceful shutdown that holds for
-///   websockets, too.
+///   it, at the end of this future. That holds for websockets, too: a graceful
+///   shutdown does not wait for them, it cancels their handlers at its end.
 /// - The app is cloned for each worker, so it is `Clone`, as the apps of axum are.
 /// - `into_make_service_with_connect_info` works for the address of the client. A
 ///   type of one's own is implemented for `IncomingStream<'_, WorkerListener<..>>`,
@@ -123,6 +131,7 @@ where
         make_service,
         workers: workers::Builder::new().thread_name("serve"),
         signal: None,
+        shutdown_timeout: None,
         _service: PhantomData,
     }
 }
@@ -134,6 +143,7 @@ pub struct Serve<L: Listener<Io: Movable>, M, S> {
     make_service: M,
     workers: workers::Builder,
     signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown_timeout: Option<Duration>,
     _service: PhantomData<fn() -> S>,
 }
 
@@ -142,7 +152,8 @@ impl<L: Listener<Io: Movable>, M, S> Serve<L, M, S> {
     ///
     /// New connections are then refused, idle ones are closed, and the requests
     /// that are being served are finished. When all have been answered, the
-    /// future ends with `Ok`.
+    /// future ends with `Ok`. How long that may take is set by
+    /// [`shutdown_timeout`](Self::shutdown_timeout).
     ///
     /// # Examples
     ///
@@ -155,8 +166,63 @@ impl<L: Listener<Io: Movable>, M, S> Serve<L, M, S> {
         self
     }
 
-    /// Sets the workers: their number and their names. Otherwise there is one
-    /// for each core, called `serve-0` and so on.
+    /// Sets how long a [graceful shutdown](Self::with_graceful_shutdown) may
+    /// take; otherwise there is no limit.
+    ///
+    /// The requests that have not been answered then are cancelled, and their
+    /// connections are closed. Handlers unwind; their destructors may await for
+    /// ten seconds at most, and the future ends when they have. It ends with `Ok`
+    /// as well: to be cut off there is what was asked for.
+    ///
+    /// Set it where whoever stops the service loses patience, so to less than
+    /// that. An event stream or a client that reads slowly may never end by
+    /// itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::{Router, routing::get};
+    /// use greenhack::await_sync;
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// use tokio::net::{TcpListener, TcpStream};
+    /// use tokio::sync::mpsc;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let (begin, mut begun) = mpsc::unbounded_channel();
+    /// let never = move || {
+    ///     let begin = begin.clone();
+    ///     greenhack::run_sync(move || {
+    ///         begin.send(()).unwrap();
+    ///         await_sync(std::future::pending::<()>());
+    ///     })
+    /// };
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = listener.local_addr()?;
+    /// let server = greenhack::axum::serve(listener, Router::new().route("/", get(never)))
+    ///     // When a request is being served.
+    ///     .with_graceful_shutdown(async move { begun.recv().await.unwrap() })
+    ///     .shutdown_timeout(Duration::from_millis(10));
+    /// let server = tokio::spawn(server.into_future());
+    ///
+    /// let mut client = TcpStream::connect(address).await?;
+    /// client.write_all(b"GET / HTTP/1.1\r\nHost: it\r\n\r\n").await?;
+    /// assert!(server.await?.is_ok());
+    /// // It has got nothing.
+    /// assert!(!matches!(client.read(&mut [0]).await, Ok(1)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn shutdown_timeout(mut self, limit: Duration) -> Self {
+        self.shutdown_timeout = Some(limit);
+        self
+    }
+
+    /// Sets the workers: their number, their names, and whether each is kept on
+    /// one core. Otherwise there is one for each core, called `serve-0` and so
+    /// on, and the system moves them as it likes.
     pub fn with_workers(mut self, workers: workers::Builder) -> Self {
         self.workers = workers;
         self
@@ -247,9 +313,16 @@ where
         // The listener first: who comes now is refused.
         drop(distribute);
         close.send_replace(true);
-        let results = match ended {
-            Some(results) => results,
-            None => workers.await,
+        let results = match (ended, self.shutdown_timeout) {
+            (Some(results), _) => results,
+            (None, None) => workers.await,
+            (None, Some(limit)) => match timeout(limit, &mut workers).await {
+                Ok(results) => results,
+                Err(_) => {
+                    workers.shutdown(CLEANUP).await;
+                    return Ok(());
+                }
+            },
         };
         results.into_iter().collect()
     }
@@ -279,6 +352,7 @@ impl<L: Listener<Io: Movable>, M, S> fmt::Debug for Serve<L, M, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("distributor", &self.distributor)
+            .field("shutdown_timeout", &self.shutdown_timeout)
             .finish_non_exhaustive()
     }
 }

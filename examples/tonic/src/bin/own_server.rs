@@ -6,23 +6,20 @@
 //! - It prints its address. Answers are like `soup, on grpc-0, in place: true`.
 #![forbid(unsafe_code)]
 
-use std::convert::Infallible;
 use std::error::Error;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::pending;
 use std::time::Duration;
 
-use axum::serve::Listener;
-use futures::Stream;
-use futures::stream::unfold;
 use greenhack::await_sync;
-use greenhack::axum::{Connection, Distributor, WorkerListener};
+use greenhack::axum::Distributor;
 use greenhack::workers::Builder;
-use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 use tonic_kitchen::kitchen;
+
+/// How long calls have to end by themselves, and then to clean up.
+const LIMIT: Duration = Duration::from_secs(10);
 
 #[greenhack::main]
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,69 +37,25 @@ fn serve(
 ) -> Result<(), Box<dyn Error>> {
     let distributor = Distributor::new(listener);
     let connections = distributor.connections();
-    let workers = Builder::new()
+    let mut workers = Builder::new()
         .thread_name("grpc")
         .run_each(move |_worker| {
             Server::builder()
                 .max_concurrent_streams(100)
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .add_service(kitchen())
-                .serve_with_incoming(incoming(connections.listener()))
+                // It shuts down gracefully when the stream ends.
+                .serve_with_incoming_shutdown(connections.listener(), pending())
         })?;
     let distribute = tokio::spawn(distributor.run());
     await_sync(closing_time);
+    // With it the streams end.
     distribute.abort();
-    await_sync(workers.shutdown(Duration::from_secs(10)));
+    match await_sync(timeout(LIMIT, &mut workers)) {
+        Ok(results) => results.into_iter().collect::<Result<(), _>>()?,
+        Err(_) => await_sync(workers.shutdown(LIMIT)),
+    }
     Ok(())
-}
-
-/// The connections of one worker, as tonic wants them.
-fn incoming(
-    listener: WorkerListener<TcpListener>,
-) -> impl Stream<Item = Result<Pinned, Infallible>> {
-    unfold(listener, async |mut listener| {
-        let (connection, _client) = listener.accept().await;
-        Some((Ok(Pinned(connection)), listener))
-    })
-}
-
-/// A connection for which tonic's `Connected` can be implemented here.
-struct Pinned(Connection<TcpStream>);
-
-impl Connected for Pinned {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.0.connect_info()
-    }
-}
-
-impl AsyncRead for Pinned {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Pinned {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]
