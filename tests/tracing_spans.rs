@@ -291,8 +291,10 @@ fn a_span_of_one_closure_is_not_its_siblings() {
         rest[1..9].sort();
         assert_eq!(rest[1..9], [own("d", "body>d"), own("c", "c")].concat());
         assert_eq!(rest[9..], ["request>body: body", "request: after"]);
-        // As often left as entered.
-        assert!(events.enters() > 0);
+        // A worker leaves the span of the request after it has sent the outcome.
+        if place != Place::Worker {
+            assert!(events.enters() > 0);
+        }
     });
 }
 
