@@ -18,9 +18,9 @@ struct Bar {
     label: String,
 }
 
-const COLOURS: [&str; 9] = [
+const COLOURS: [&str; 10] = [
     "#4c566a", "#d08770", "#bf616a", "#5e81ac", "#81a1c1", "#ebcb8b", "#b48ead", "#a3be8c",
-    "#88c0d0",
+    "#88c0d0", "#8a7a5c",
 ];
 const BAR: usize = 14;
 const GAP: usize = 26;
