@@ -49,19 +49,21 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// The fact and the line to write, after the name of what was called. Async
-    /// code writes `awaited` instead.
-    pub(crate) fn message(self, awaited: &str) -> String {
+    /// The fact and the line to write, after the name of what was called. What async
+    /// code awaits instead, if there is such a thing, is `awaited`.
+    pub(crate) fn message(self, awaited: Option<&str>) -> String {
+        let run = match awaited {
+            Some(awaited) => format!("write `{awaited}` here, or run"),
+            None => "run".to_owned(),
+        };
         match self {
             Refusal::AsyncCode => format!(
-                "called in async code, which must not block; write `{awaited}` \
-                 here, or run the plain code that calls it with \
-                 `greenhack::run_sync(|| ..).await`"
+                "called in async code, which must not block; {run} the plain code that calls it \
+                 with `greenhack::run_sync(|| ..).await`"
             ),
             Refusal::Polling => format!(
                 "called in a future that is itself polled by `await_sync`, or in an `Ambient`; \
-                 write `{awaited}` here, or run the plain code that calls it with \
-                 `greenhack::run_sync_local(|| ..).await`"
+                 {run} the plain code that calls it with `greenhack::run_sync_local(|| ..).await`"
             ),
             Refusal::OnThreadStack => {
                 "called inside `greenhack::on_thread_stack`, whose stack can't be suspended; \
@@ -69,9 +71,8 @@ impl Refusal {
                     .to_owned()
             }
             Refusal::OtherExecutor => format!(
-                "called in async code of `futures::executor`, which must not \
-                 block; write `{awaited}` here, or run the plain code that calls it with \
-                 `greenhack::run_sync(|| ..).await`"
+                "called in async code of `futures::executor`, which must not block; {run} the \
+                 plain code that calls it with `greenhack::run_sync(|| ..).await`"
             ),
             Refusal::ThreadEnding => "called while the thread is ending; wait before the \
                  thread's locals are dropped"
@@ -136,7 +137,7 @@ impl<F> fmt::Debug for NotAwaited<F> {
 
 impl<F> fmt::Display for NotAwaited<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`await_sync` {}", self.refusal.message(".await"))
+        write!(f, "`await_sync` {}", self.refusal.message(Some(".await")))
     }
 }
 

@@ -87,10 +87,10 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
             Ok(output) => output,
             Err(unfinished) => stop(unfinished),
         },
-        Place::Polling => refuse("await_sync", polling_refusal()),
+        Place::Polling => refuse("await_sync", Some(".await"), polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => outside::block_on(&handle, future.into_future()),
-            Err(refusal) => refuse("await_sync", refusal),
+            Err(refusal) => refuse("await_sync", Some(".await"), refusal),
         },
     }
 }
@@ -359,11 +359,11 @@ impl<F: IntoFuture> AwaitExt for F {
     }
 }
 
-/// Says why async code can't wait, and what to write.
+/// Says why async code can't wait, and what to write: `awaited`, or a run.
 #[cold]
 #[track_caller]
-pub(crate) fn refuse(called: &str, refusal: Refusal) -> ! {
-    panic!("`{called}` {}", refusal.message(".await"))
+pub(crate) fn refuse(called: &str, awaited: Option<&str>, refusal: Refusal) -> ! {
+    panic!("`{called}` {}", refusal.message(awaited))
 }
 
 /// As [`refuse`], for the plain function of an async `original`.
@@ -371,7 +371,7 @@ pub(crate) fn refuse(called: &str, refusal: Refusal) -> ! {
 #[track_caller]
 fn refuse_exempt(plain: &str, original: &str, refusal: Refusal) -> ! {
     let awaited = format!("{original}(..).await");
-    panic!("`{plain}` {}", refusal.message(&awaited))
+    refuse(plain, Some(&awaited), refusal)
 }
 
 /// Leaves a wait in a run that has no output.

@@ -260,10 +260,10 @@ where
     let frame = Frame::here();
     let caller = match current(&frame) {
         Place::In(header) => Caller::Run(header),
-        Place::Polling => refuse(called, polling_refusal()),
+        Place::Polling => refuse(called, None, polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => Caller::Thread(handle),
-            Err(refusal) => refuse(called, refusal),
+            Err(refusal) => refuse(called, None, refusal),
         },
     };
     let scope = Scope {
