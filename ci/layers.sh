@@ -7,7 +7,12 @@ failed=0
 never() {
     local why=$1 pattern=$2
     shift 2
-    if grep -nE "$pattern" "$@" | grep -vE '^[^:]*:([0-9]+:)?[[:space:]]*//'; then
+    local found code=0
+    found=$(grep -nE "$pattern" "$@") || code=$?
+    if [ "$code" -gt 1 ]; then
+        echo "layers: whether $why, could not be checked"
+        failed=1
+    elif grep . <<<"$found" | grep -vE '^[^:]*:([0-9]+:)?[[:space:]]*//'; then
         echo "layers: $why"
         failed=1
     fi

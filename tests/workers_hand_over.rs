@@ -1,23 +1,19 @@
-//! When a run that hops is handed to a worker: it need not be polled again for that,
-//! and nothing that the polling thread does next holds it up.
+//! How a run that hops is handed to a worker, which is at its second poll.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::mpsc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use greenhack::run_sync;
-use tokio::runtime::{Builder, Handle, Runtime};
+use greenhack::{run_sync, workers};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::block_in_place;
 
-/// Polls a future once.
-async fn poll_once(mut future: Pin<&mut impl Future>) {
-    poll_fn(|cx| {
-        let _ = future.as_mut().poll(cx);
-        Poll::Ready(())
-    })
-    .await;
+/// Polls a future once, and says whether it is ready.
+fn poll_once<F: Future>(future: Pin<&mut F>) -> bool {
+    future
+        .poll(&mut Context::from_waker(Waker::noop()))
+        .is_ready()
 }
 
 /// A runtime, beside workers that have nothing to do any more.
@@ -29,53 +25,69 @@ fn multi_thread() -> Runtime {
 }
 
 #[test]
-fn a_run_that_was_polled_once_starts() {
+fn a_run_that_was_polled_twice_goes_on_by_itself() {
+    let runtime = multi_thread();
     let task = async {
         let (sender, receiver) = oneshot::channel();
-        let run = pin!(run_sync(move || sender.send(7).unwrap()));
-        poll_once(run).await;
+        let mut run = pin!(run_sync(move || sender.send(7).unwrap()));
+        let _ = poll_once(run.as_mut());
+        let _ = poll_once(run.as_mut());
         // The run is alive, and not polled.
         assert_eq!(receiver.await.unwrap(), 7);
     };
-    let runtime = multi_thread();
     runtime.block_on(runtime.spawn(task)).unwrap();
 }
 
 #[test]
-fn a_run_starts_while_its_caller_is_in_block_in_place() {
-    let task = async {
-        let (sender, receiver) = mpsc::channel();
-        let run = pin!(run_sync(move || sender.send(7).unwrap()));
-        poll_once(run).await;
-        assert_eq!(block_in_place(|| receiver.recv().unwrap()), 7);
-    };
+fn a_run_starts_in_the_block_on_of_another_executor_within_a_task() {
     let runtime = multi_thread();
-    runtime.block_on(runtime.spawn(task)).unwrap();
+    let task = async { futures::executor::block_on(run_sync(|| 7)) };
+    assert_eq!(runtime.block_on(runtime.spawn(task)).unwrap(), 7);
 }
 
 #[test]
-fn a_run_starts_while_the_thread_that_polled_it_blocks() {
-    let poll_and_block = || {
-        let (sender, receiver) = mpsc::channel();
-        let run = pin!(run_sync(move || sender.send(7).unwrap()));
-        let mut cx = Context::from_waker(Waker::noop());
-        let _ = run.poll(&mut cx);
-        assert_eq!(receiver.recv().unwrap(), 7);
-    };
-    // No scheduler is entered, so that there is nothing to wait for.
-    let runtime = multi_thread();
-    poll_and_block();
-    runtime.block_on(async { poll_and_block() });
-    runtime.block_on(async {
-        Handle::current()
-            .spawn_blocking(poll_and_block)
-            .await
-            .unwrap()
+fn a_run_starts_that_its_first_block_on_has_given_up() {
+    let multi = multi_thread();
+    let single = Builder::new_current_thread().build().unwrap();
+    let run = single.block_on(async {
+        // The runtime that is entered has many threads, so that the run hops.
+        let _entered = multi.enter();
+        let mut run = run_sync(|| 7);
+        let _ = poll_once(pin!(&mut run));
+        run
     });
+    assert_eq!(multi.block_on(run), 7);
+}
+
+#[test]
+fn a_run_starts_while_another_task_holds_the_thread_up() {
+    let runtime = multi_thread();
+    let (sender, receiver) = mpsc::channel();
+    let task = async move {
+        let (begin, begun) = oneshot::channel();
+        // It is polled when the run has been polled first.
+        let greedy = tokio::spawn(async move {
+            begun.await.unwrap();
+            tokio::task::block_in_place(|| receiver.recv().unwrap())
+        });
+        let mut begin = Some(begin);
+        let mut run = pin!(run_sync(move || sender.send(7).unwrap()));
+        poll_fn(|cx| {
+            let poll = run.as_mut().poll(cx);
+            if let Some(begin) = begin.take() {
+                begin.send(()).unwrap();
+            }
+            poll
+        })
+        .await;
+        greedy.await.unwrap()
+    };
+    assert_eq!(runtime.block_on(runtime.spawn(task)).unwrap(), 7);
 }
 
 #[test]
 fn runs_that_were_pushed_together_are_all_started() {
+    let runtime = multi_thread();
     let task = async {
         let (sender, receiver) = mpsc::channel();
         let runs: Vec<_> = (0..100)
@@ -89,6 +101,18 @@ fn runs_that_were_pushed_together_are_all_started() {
         }
         receiver.try_iter().sum::<u32>()
     };
-    let runtime = multi_thread();
     assert_eq!(runtime.block_on(runtime.spawn(task)).unwrap(), 4950);
+}
+
+#[test]
+fn runs_that_are_dropped_before_their_second_poll_leave_nothing_in_the_queue() {
+    let runtime = multi_thread();
+    runtime.block_on(async {
+        for _ in 0..100 {
+            let _ = poll_once(pin!(run_sync(|| ())));
+        }
+        while workers::metrics().queued() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
 }

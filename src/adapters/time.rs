@@ -36,7 +36,7 @@ use tokio::runtime::{EnterGuard, Handle};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::{await_sync, enter_runtime, in_context, nested, try_await_sync};
+use crate::{NotAwaited, await_sync, enter_runtime, in_context, nested, try_await_sync};
 
 /// Suspends until `f` has ended, or `duration` is over, and returns the result
 /// of `f`.
@@ -120,18 +120,20 @@ pub fn timeout<F, R>(duration: Duration, f: F) -> Result<R, Elapsed>
 where
     F: FnOnce() -> R,
 {
-    let refused = !in_context() && is_async_code();
-    assert!(
-        !refused,
-        "`greenhack::time::timeout` called in async code, which must not block; write \
-         `tokio::time::timeout(duration, future).await` here, or run the plain code that calls \
-         it with `greenhack::run_sync(|| ..).await`"
-    );
-    // Where there is no timer tokio panics. Below, that would be at a line of
-    // this file; here it is at the caller's.
-    let entered = with_a_timer();
-    drop(tokio::time::sleep(duration));
-    drop(entered);
+    match refusal() {
+        Some(refusal) => assert!(
+            !refusal.is_async_code(),
+            "`greenhack::time::timeout` called in async code, which must not block; write \
+             `tokio::time::timeout(duration, future).await` here, or run the plain code that \
+             calls it with `greenhack::run_sync(|| ..).await`"
+        ),
+        None => {
+            // Where there is no timer tokio panics. Below, that would be at a line
+            // of this file; here it is at the caller's.
+            let _entered = with_a_timer();
+            drop(tokio::time::sleep(duration));
+        }
+    }
     nested(f, async move |run| {
         tokio::time::timeout(duration, run).await
     })
@@ -391,9 +393,12 @@ pub fn consume_budget() {
     await_sync(tokio::task::coop::consume_budget());
 }
 
-/// Whether the caller, outside a run, can't wait because it is async code.
-fn is_async_code() -> bool {
-    try_await_sync(async {}).is_err_and(|refused| refused.is_async_code())
+/// Why the caller, outside a run, can't wait, if so.
+fn refusal() -> Option<NotAwaited<impl Future<Output = ()>>> {
+    if in_context() {
+        return None;
+    }
+    try_await_sync(async {}).err()
 }
 
 /// Enters the runtime of the process, if the thread has none: a timer asks for

@@ -4,17 +4,17 @@
 //! that is stuck in a long computation holds up only what it has started.
 //!
 //! Jobs come in bursts, since a scheduler polls all tasks that are ready before it
-//! looks for more. So a push wakes nobody: whoever pushes announces the jobs
-//! afterwards, once for the burst. That wakes a parked worker for each job. If
-//! there are fewer, it wakes those whose loop waits for jobs too, and the first
-//! that gets there takes the job; a worker that is about to park looks here once
-//! more.
+//! looks for more. So a push wakes nobody: whoever pushes announces the jobs when he
+//! has his next turn, after the others. That wakes a parked worker for each job. If
+//! there are fewer, it wakes those whose loop waits for jobs too, and the first that
+//! gets there takes the job; a worker that is about to park looks here once more.
 //!
 //! # Invariants
 //!
 //! - Q1 A worker that found the queue empty has left its waker here, under the
-//!   same lock; the announcement that follows a push takes it, under that lock. So
-//!   a job and a sleeping worker never miss each other.
+//!   same lock; the announcement that follows a push takes it, under that lock, or
+//!   those of as many others as there are jobs. So a job and a sleeping worker never
+//!   miss each other.
 //! - Q2 After [`close`](Queue::close) nothing is accepted, and every worker is
 //!   told once the queue is empty.
 #![forbid(unsafe_code)]

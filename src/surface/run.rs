@@ -9,7 +9,8 @@
 //!
 //!   the caller's task                       a worker's task
 //!   ─────────────────                       ───────────────
-//!   push the job ─────────── queue ───────▶ take `f` from the job, start
+//!   push the job ─────────── queue
+//!   yield, announce ──────── wake ────────▶ take `f` from the job, start
 //!   wait for the outcome                    poll the coroutine, or see that
 //!                                           the caller has gone: cancel
 //!   take it ◀─────────────── oneshot ────── send the outcome
@@ -65,6 +66,10 @@ use crate::ground::sync::Mutex;
 /// move; only `f` and its result cross, so what lives on its stack meanwhile
 /// need not be `Send`. For an `f` that isn't `Send` use
 /// [`run_sync_local`](crate::run_sync_local).
+///
+/// Like any future it has to be polled when it wakes its task: at the first poll it
+/// lets the other tasks that are ready have their turn, and then wakes a worker. From
+/// then on `f` runs whether it is polled or not.
 ///
 /// A panic of `f` resumes in the task that awaits it. With the feature
 /// `tracing` the caller's span and subscriber are current on the worker too.
@@ -189,6 +194,18 @@ impl<F, T> fmt::Debug for Run<F, T> {
 struct Away<F, T: 'static> {
     job: Arc<Unstarted<F, T>>,
     outcome: oneshot::Receiver<Outcome<T>>,
+    turn: Turn,
+}
+
+/// How far the caller has come with handing the job over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It has pushed the job.
+    Pushed,
+    /// It has let others have their turn, who may push as well.
+    Yielded,
+    /// The workers have been told.
+    Announced,
 }
 
 impl<F, T> Away<F, T>
@@ -225,14 +242,40 @@ where
                 ),
             }
         }
-        Away { job, outcome }
+        Away {
+            job,
+            outcome,
+            turn: Turn::Pushed,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        match ready!(Pin::new(&mut self.outcome).poll(cx)) {
-            Ok(outcome) => Poll::Ready(outcome),
+        match Pin::new(&mut self.outcome).poll(cx) {
+            Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
             // The workers have been shut down.
-            Err(_) => throw_cancelled(),
+            Poll::Ready(Err(_)) => throw_cancelled(),
+            Poll::Pending => {
+                self.hand_over(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells the workers of the job, at the second poll.
+    ///
+    /// The first wake-up of a worker often takes the core from who wakes it. So the
+    /// tasks that are ready with this one push their jobs before.
+    fn hand_over(&mut self, cx: &Context<'_>) {
+        match self.turn {
+            Turn::Pushed => {
+                self.turn = Turn::Yielded;
+                cx.waker().wake_by_ref();
+            }
+            Turn::Yielded => {
+                self.turn = Turn::Announced;
+                workers::announce();
+            }
+            Turn::Announced => {}
         }
     }
 }
@@ -242,6 +285,10 @@ impl<F, T> Drop for Away<F, T> {
         // What has not started is dropped here and now, outside of the lock.
         let unstarted = self.job.take();
         drop(unstarted);
+        if self.turn != Turn::Announced {
+            // What is left of the job is for a worker to take off the queue.
+            workers::announce();
+        }
     }
 }
 

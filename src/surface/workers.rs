@@ -19,11 +19,10 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::task::{Context, Wake, Waker};
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
@@ -277,21 +276,26 @@ pub(crate) enum Refusal {
     NotStarted,
 }
 
-/// Gives a job to the workers.
+/// Gives a job to the workers. It must be [announced](announce).
 pub(crate) fn push(job: Arc<dyn Job>) -> Result<(), Refusal> {
     let pool = POOL.get_or_init(|| match Pool::start(&Builder::new()) {
         Ok(pool) => pool,
         Err(error) => panic!("the system gives no threads for the workers: {error}"),
     });
-    pool.push(job)
+    pool.shared.queue.push(job).map_err(|_| pool.refusal)
+}
+
+/// Wakes workers for the jobs that were pushed.
+pub(crate) fn announce() {
+    if let Some(pool) = POOL.get() {
+        pool.shared.queue.announce();
+    }
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
 
 struct Pool {
     shared: Arc<Shared>,
-    /// Announces the jobs in the queue when it is woken.
-    announcer: Waker,
     /// What it means that the queue is closed.
     refusal: Refusal,
 }
@@ -310,30 +314,16 @@ impl Shared {
     }
 }
 
-impl Wake for Shared {
-    fn wake(self: Arc<Self>) {
-        self.queue.announce();
-    }
-}
-
 impl Pool {
     fn new(threads: usize) -> Pool {
-        let shared = Arc::new(Shared {
-            queue: Queue::new(threads),
-            staff: Staff::new(Duration::ZERO),
-            tallies: Mutex::default(),
-        });
         Pool {
-            announcer: Waker::from(shared.clone()),
+            shared: Arc::new(Shared {
+                queue: Queue::new(threads),
+                staff: Staff::new(Duration::ZERO),
+                tallies: Mutex::default(),
+            }),
             refusal: Refusal::ShutDown,
-            shared,
         }
-    }
-
-    fn push(&self, job: Arc<dyn Job>) -> Result<(), Refusal> {
-        self.shared.queue.push(job).map_err(|_| self.refusal)?;
-        self.announce_soon();
-        Ok(())
     }
 
     /// The error of a second start.
@@ -347,21 +337,6 @@ impl Pool {
                 "the workers could not be started, and are not started again; \
                  end the process when `start` fails",
             ),
-        }
-    }
-
-    /// Announces the jobs when the caller's scheduler has polled the tasks that are
-    /// ready, which may push as well.
-    ///
-    /// The first wake-up of a worker often takes the pusher's core from it. Once for
-    /// each job, that was a third of what the hop cost a busy service.
-    fn announce_soon(&self) {
-        // tokio wakes those who yield after it has looked for events, before it
-        // blocks, and at once outside of a scheduler; and each of them once. It
-        // keeps the waker, so that the future can go.
-        let mut cx = Context::from_waker(&self.announcer);
-        if pin!(yield_now()).poll(&mut cx).is_ready() {
-            self.shared.queue.announce();
         }
     }
 
