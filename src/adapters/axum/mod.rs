@@ -7,7 +7,7 @@
 //! stays, and so do the handlers of its requests.
 //!
 //! [`Distributor`] is the part that hands the connections out, for servers other
-//! than axum's. With [`ReusePort`] the system does, on Linux. [`RequestLimit`] is a
+//! than axum's. With `ReusePort` the system does, on Linux. [`RequestLimit`] is a
 //! layer that lets the requests that are too many wait, or refuses them.
 #![forbid(unsafe_code)]
 
@@ -150,9 +150,9 @@ pub struct Serve<L: Listener<Io: Movable>, M, S> {
 impl<L: Listener<Io: Movable>, M, S> Serve<L, M, S> {
     /// Shuts the server down when `signal` is ready.
     ///
-    /// New connections are then refused, idle ones are closed, and the requests
-    /// that are being served are finished. When all have been answered, the
-    /// future ends with `Ok`. How long that may take is set by
+    /// New connections are then refused, idle ones are closed, and so are those that
+    /// no worker has taken yet; the requests that are being served are finished.
+    /// When all have been answered, the future ends with `Ok`. How long that may take is set by
     /// [`shutdown_timeout`](Self::shutdown_timeout).
     ///
     /// # Examples
@@ -171,11 +171,12 @@ impl<L: Listener<Io: Movable>, M, S> Serve<L, M, S> {
     ///
     /// The requests that have not been answered then are cancelled, and their
     /// connections are closed. Handlers unwind; their destructors may await for
-    /// ten seconds at most, and the future ends when they have. It ends with `Ok`
+    /// ten seconds at most, and the future ends when they have, or then. It ends with `Ok`
     /// as well: to be cut off there is what was asked for.
     ///
-    /// Set it where whoever stops the service loses patience, so to less than
-    /// that. An event stream or a client that reads slowly may never end by
+    /// Set it where whoever stops the service loses patience, to some eleven seconds
+    /// less than that: a handler that blocks its thread is left behind when its time
+    /// to clean up is over. An event stream or a client that reads slowly may never end by
     /// itself.
     ///
     /// # Examples

@@ -21,8 +21,9 @@ const BACKLOG: u32 = 1024;
 /// choice unless connections are short, and accepting them is what the service
 /// spends its time on.
 ///
-/// A clone is the same port. The port is taken as long as one of them is there or a
-/// worker listens.
+/// A clone is the same port. As long as one of them is there, the system gives the
+/// number to nobody who lets it choose; a listener of somebody else that asks for it is
+/// refused once a worker listens.
 ///
 /// # Platform-specific behavior
 ///
@@ -80,8 +81,8 @@ impl ReusePort {
     ///
     /// # Errors
     ///
-    /// The system's: `AddrInUse` if somebody listens there who does not share
-    /// the port, or who is another user.
+    /// The system's: `AddrInUse` if somebody listens there already who does not
+    /// share the port, or who is another user.
     pub fn bind(address: SocketAddr) -> io::Result<ReusePort> {
         let socket = bind(address)?;
         Ok(ReusePort {
