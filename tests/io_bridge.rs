@@ -625,7 +625,7 @@ fn in_async_code_each_call_panics_at_its_line() {
 #[test]
 fn a_buffer_that_a_panic_of_async_code_drops_is_given_up() {
     support::current_thread().block_on(async {
-        let (near, _far) = duplex(4);
+        let (near, mut far) = duplex(4);
         let task = tokio::spawn(async {
             let mut near = BufWriter::new(SyncIoBridge::new(near));
             near.write_all(b"soup").unwrap();
@@ -633,6 +633,10 @@ fn a_buffer_that_a_panic_of_async_code_drops_is_given_up() {
             panic!("in async code");
         });
         assert!(task.await.unwrap_err().is_panic());
+        // There was room for it, but nothing in async code can wait.
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "");
     });
 }
 
