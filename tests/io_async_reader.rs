@@ -74,6 +74,8 @@ impl Read for Steps {
 struct Counted {
     reads: Arc<AtomicUsize>,
     _guard: support::LogOnDrop,
+    /// Given after the guard is dropped.
+    _ended: support::Signal,
     _not_send: Rc<()>,
 }
 
@@ -150,11 +152,13 @@ fn it_reads_one_chunk_ahead_and_is_suspended() {
     in_each_place(|place| async move {
         let log = Log::default();
         let reads = Arc::new(AtomicUsize::new(0));
+        let (ended, end) = signal();
         let mut reader = reader_in(place, {
             let (reads, _guard) = (reads.clone(), log.on_drop("reader"));
             move || Counted {
                 reads,
                 _guard,
+                _ended: ended,
                 _not_send: Rc::new(()),
             }
         });
@@ -170,9 +174,11 @@ fn it_reads_one_chunk_ahead_and_is_suspended() {
         }
         assert!(log.take().is_empty());
         drop(reader);
-        if place != Place::Worker {
-            assert_eq!(log.take(), ["reader"]);
+        // In place it has ended by now.
+        if place == Place::Worker {
+            end.wait().await;
         }
+        assert_eq!(log.take(), ["reader"]);
     });
 }
 

@@ -10,7 +10,7 @@ use std::io::{
     self, BufRead, BufReader, BufWriter, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom,
     Write,
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,7 @@ use greenhack::{Cancelled, await_sync, builder, leaked_runs, run_sync_local, shi
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use support::{Log, in_each_place, panic_of, signal};
 use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+    AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -382,6 +382,185 @@ fn a_cancelled_read_is_an_error_by_choice_and_no_loop_of_std_tries_again() {
     });
 }
 
+/// Has two bytes to read and no more, takes no bytes, and stays where it is.
+struct Stalled {
+    unread: &'static [u8],
+    /// Given when a call begins to wait for ever.
+    waits: Option<support::Signal>,
+}
+
+impl Stalled {
+    fn stall<T>(&mut self) -> Poll<io::Result<T>> {
+        self.waits.take();
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Stalled {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return self.stall();
+        }
+        buf.put_slice(std::mem::take(&mut self.unread));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stalled {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stall()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stall()
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stall()
+    }
+}
+
+impl AsyncSeek for Stalled {
+    fn start_seek(self: Pin<&mut Self>, _: SeekFrom) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn poll_complete(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        self.stall()
+    }
+}
+
+/// What a call was to read into.
+#[derive(Debug, PartialEq)]
+struct Buffers {
+    bytes: Vec<u8>,
+    text: String,
+}
+
+impl Buffers {
+    fn new(bytes: &str, text: &str) -> Buffers {
+        Buffers {
+            bytes: bytes.into(),
+            text: text.into(),
+        }
+    }
+}
+
+#[test]
+fn each_call_that_waits_is_cancelled_and_keeps_what_it_had_read() {
+    type Bridge = SyncIoBridge<tokio::io::BufReader<Stalled>>;
+    type Call = fn(&mut Bridge, &mut Buffers) -> io::Result<()>;
+    // Each with what its buffers hold after an error.
+    let calls: [(&str, Call, [&str; 2]); 9] = [
+        (
+            "fill_buf",
+            |bridge, _| {
+                bridge.consume(2);
+                bridge.fill_buf().map(drop)
+            },
+            ["> ", "> "],
+        ),
+        (
+            "read_until",
+            |bridge, to| bridge.read_until(b'\n', &mut to.bytes).map(drop),
+            ["> so", "> "],
+        ),
+        (
+            "read_line",
+            |bridge, to| bridge.read_line(&mut to.text).map(drop),
+            ["> ", "> so"],
+        ),
+        (
+            "read_to_end",
+            |bridge, to| bridge.read_to_end(&mut to.bytes).map(drop),
+            ["> so", "> "],
+        ),
+        (
+            "read_to_string",
+            |bridge, to| bridge.read_to_string(&mut to.text).map(drop),
+            ["> ", "> so"],
+        ),
+        (
+            "read_vectored",
+            |bridge, to| {
+                bridge.consume(2);
+                let (one, two) = to.bytes.split_at_mut(1);
+                let mut bufs = [IoSliceMut::new(one), IoSliceMut::new(two)];
+                bridge.read_vectored(&mut bufs).map(drop)
+            },
+            ["> ", "> "],
+        ),
+        (
+            "write_vectored",
+            |bridge, _| {
+                let bufs = [IoSlice::new(b"no"), IoSlice::new(b"ne")];
+                bridge.write_vectored(&bufs).map(drop)
+            },
+            ["> ", "> "],
+        ),
+        ("flush", |bridge, _| bridge.flush(), ["> ", "> "]),
+        (
+            "seek",
+            |bridge, _| bridge.seek(SeekFrom::Start(7)).map(drop),
+            ["> ", "> "],
+        ),
+    ];
+    in_each_place(|place| async move {
+        for (name, call, [bytes, text]) in calls {
+            for as_error in [false, true] {
+                let (waits, wait) = signal();
+                let (ended, end) = signal();
+                let seen = Arc::new(Mutex::new(None));
+                let run = place.spawn({
+                    let seen = seen.clone();
+                    move || {
+                        let _ended = ended;
+                        let source = Stalled {
+                            unread: b"so",
+                            waits: Some(waits),
+                        };
+                        let mut bridge = SyncIoBridge::new(tokio::io::BufReader::new(source));
+                        if as_error {
+                            bridge = bridge.cancel_as_error();
+                        }
+                        assert_eq!(bridge.fill_buf().unwrap(), b"so");
+                        let mut to = Buffers::new("> ", "> ");
+                        let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut bridge, &mut to)));
+                        let how = match &outcome {
+                            Ok(Err(error)) if is_cancelled(error) => "an error",
+                            Err(payload) if payload.is::<Cancelled>() => "an unwind",
+                            _ => "neither",
+                        };
+                        *seen.lock().unwrap() = Some((how, to));
+                        outcome.unwrap_or_else(|payload| resume_unwind(payload))
+                    }
+                });
+                wait.wait().await;
+                run.abort();
+                end.wait().await;
+                let (how, to) = seen.lock().unwrap().take().unwrap();
+                if as_error {
+                    let kept = Buffers::new(bytes, text);
+                    assert_eq!((how, to), ("an error", kept), "{name}");
+                } else {
+                    // What it had read may be there or not.
+                    assert_eq!(how, "an unwind", "{name}");
+                    assert!(to.bytes.starts_with(b"> "), "{name}");
+                    assert!(to.text.starts_with("> "), "{name}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_cancellation_is_told_from_the_errors_of_libraries() {
     in_each_place(|place| async move {
@@ -625,7 +804,7 @@ fn in_async_code_each_call_panics_at_its_line() {
 #[test]
 fn a_buffer_that_a_panic_of_async_code_drops_is_given_up() {
     support::current_thread().block_on(async {
-        let (near, _far) = duplex(4);
+        let (near, mut far) = duplex(4);
         let task = tokio::spawn(async {
             let mut near = BufWriter::new(SyncIoBridge::new(near));
             near.write_all(b"soup").unwrap();
@@ -633,6 +812,10 @@ fn a_buffer_that_a_panic_of_async_code_drops_is_given_up() {
             panic!("in async code");
         });
         assert!(task.await.unwrap_err().is_panic());
+        // There was room for it, but nothing in async code can wait.
+        let mut text = String::new();
+        far.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "");
     });
 }
 

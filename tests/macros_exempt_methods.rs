@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use greenhack::run_sync;
-use support::{in_each_place, panic_of};
+use support::{everywhere, in_each_place, panic_of};
 use tokio::task::yield_now;
 
 /// Gives `value` back, but not at once.
@@ -303,6 +303,61 @@ fn a_trait_object_has_both() {
     assert_eq!(fetch.fetch("a") + &fetch.twice("b"), "abb");
     let seen = support::current_thread().block_on(async { fetch.twice_async("b").await });
     assert_eq!(seen, "bb");
+}
+
+#[test]
+fn async_trait_goes_together_with_exempt() {
+    #[async_trait::async_trait]
+    trait Fetch: Send + Sync {
+        #[greenhack::exempt]
+        async fn fetch(&self, key: &str) -> String;
+
+        #[greenhack::exempt]
+        async fn twice(&mut self, key: &str) -> String {
+            self.fetch_async(key).await.repeat(2)
+        }
+    }
+
+    struct Echo(usize);
+
+    #[async_trait::async_trait]
+    impl Fetch for Echo {
+        async fn fetch_async(&self, key: &str) -> String {
+            later(key.repeat(self.0)).await
+        }
+    }
+
+    /// With the attribute, below that of async-trait here too.
+    struct Attributed;
+
+    #[async_trait::async_trait]
+    impl Fetch for Attributed {
+        #[greenhack::exempt]
+        async fn fetch(&self, key: &str) -> String {
+            later(key.to_uppercase()).await
+        }
+    }
+
+    everywhere(|| {
+        let fetch: &dyn Fetch = &Echo(3);
+        assert_eq!(fetch.fetch("a"), "aaa");
+        let mut fetch: Box<dyn Fetch> = Box::new(Attributed);
+        assert_eq!(fetch.fetch("a") + &fetch.twice("b"), "ABB");
+        assert_eq!(Echo(1).twice("c"), "cc");
+    });
+    in_each_place(|_| async {
+        let mut fetch: Box<dyn Fetch> = Box::new(Echo(1));
+        // The future is `Send`, as async-trait promises.
+        let seen = tokio::spawn(async move {
+            let fetched = fetch.fetch_async("a").await;
+            fetched + &fetch.twice_async("b").await
+        });
+        assert_eq!(seen.await.unwrap(), "abb");
+        let fetch: &dyn Fetch = &Echo(1);
+        let (message, line, _) = panic_of(|| assert_eq!(fetch.fetch("a"), "a"));
+        assert_eq!(line, line!() - 1);
+        assert!(message.contains("fetch_async"), "{message}");
+    });
 }
 
 #[test]

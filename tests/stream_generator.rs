@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::stream::FusedStream;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use greenhack::stream::{Yielder, generate, generate_local, try_generate, try_generate_local};
-use greenhack::{Cancelled, await_sync, leaked_runs, run_sync_local, shield};
+use greenhack::{Cancelled, await_sync, join, leaked_runs, run_sync_local, shield};
 use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal, text};
 use tokio::task::{spawn_blocking, yield_now};
 
@@ -90,6 +90,41 @@ fn nothing_is_produced_that_is_not_asked_for() {
         }
         assert_eq!(numbers.next().await, None);
         assert_eq!(log.take(), ["ends"]);
+    });
+}
+
+#[test]
+fn closures_of_a_join_yield_in_turn() {
+    in_each_place(|place| async move {
+        let log = Log::default();
+        let (ended, end) = signal();
+        let mut items = generator(place, {
+            let log = log.clone();
+            move |yielder| {
+                let _ended = ended;
+                let count = |from: u32| {
+                    let _guard = log.on_drop("closure");
+                    (from..from + 3).for_each(|number| yielder.yield_(number));
+                };
+                join(|| count(0), || count(10));
+                yielder.yield_(20);
+                join(|| count(30), || count(40));
+            }
+        });
+        for number in [0, 10, 1, 11, 2, 12] {
+            // A closure goes on when the item after its own is asked for.
+            assert!(log.take().is_empty());
+            assert_eq!(items.next().await, Some(number));
+        }
+        assert_eq!(items.next().await, Some(20));
+        assert_eq!(log.take(), ["closure"; 2]);
+        assert_eq!(items.next().await, Some(30));
+        assert_eq!(items.next().await, Some(40));
+        drop(items);
+        if place == Place::Worker {
+            end.wait().await;
+        }
+        assert_eq!(log.take(), ["closure"; 2]);
     });
 }
 

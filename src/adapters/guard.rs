@@ -310,6 +310,32 @@ impl<R: Teardown<E>, E> Guard<R, E> {
     /// Begins a scope with `resource`.
     ///
     /// As for [`with`], an async setup is awaited before it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use std::convert::Infallible;
+    ///
+    /// use greenhack::guard::{Exit, Guard, Teardown};
+    ///
+    /// struct Door<'a>(&'a Cell<bool>);
+    ///
+    /// impl Teardown for Door<'_> {
+    ///     async fn teardown(self, _: Exit<'_>) -> Result<(), Infallible> {
+    ///         self.0.set(false);
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// let is_open = Cell::new(true);
+    /// {
+    ///     let door = Guard::new(Door(&is_open));
+    ///     // It derefs to the resource.
+    ///     assert!(door.0.get());
+    /// }
+    /// assert!(!is_open.get());
+    /// ```
     pub fn new(resource: R) -> Self {
         Guard {
             resource: Some(resource),
@@ -336,12 +362,49 @@ impl<R: Teardown<E>, E> Guard<R, E> {
     /// # Errors
     ///
     /// With the error of the teardown.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use greenhack::guard::{Exit, Guard, Teardown};
+    ///
+    /// struct Door;
+    ///
+    /// impl Teardown<&'static str> for Door {
+    ///     async fn teardown(self, exit: Exit<'_, &'static str>) -> Result<(), &'static str> {
+    ///         assert!(matches!(exit, Exit::Returned));
+    ///         Err("it does not shut")
+    ///     }
+    /// }
+    ///
+    /// assert_eq!(Guard::end(Guard::new(Door)), Err("it does not shut"));
+    /// ```
     #[track_caller]
     pub fn end(guard: Self) -> Result<(), E> {
         guard.tear_down(Exit::Returned)
     }
 
     /// Gives the resource back, without a teardown.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    ///
+    /// use greenhack::guard::{Exit, Guard, Teardown};
+    ///
+    /// #[derive(Debug, PartialEq)]
+    /// struct Door;
+    ///
+    /// impl Teardown for Door {
+    ///     async fn teardown(self, _: Exit<'_>) -> Result<(), Infallible> {
+    ///         unreachable!("it stays open")
+    ///     }
+    /// }
+    ///
+    /// let guard: Guard<Door> = Guard::new(Door);
+    /// assert_eq!(Guard::into_inner(guard), Door);
+    /// ```
     pub fn into_inner(mut guard: Self) -> R {
         guard.take()
     }

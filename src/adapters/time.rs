@@ -257,6 +257,36 @@ pub fn interval_at(start: Instant, period: Duration) -> BlockingInterval {
 /// let ticks = greenhack::time::interval(Duration::from_millis(1));
 /// assert_eq!(ticks.take(3).count(), 3);
 /// ```
+///
+/// Its methods are those of [`tokio::time::Interval`]:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use greenhack::time;
+/// use tokio::time::{Instant, MissedTickBehavior};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// # greenhack::run_sync(|| {
+/// let minute = Duration::from_secs(60);
+/// let mut ticks = time::interval(minute);
+/// assert_eq!(ticks.period(), minute);
+/// assert_eq!(ticks.missed_tick_behavior(), MissedTickBehavior::Burst);
+/// ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+///
+/// let start = ticks.tick();
+/// time::sleep(minute * 5 / 2);
+/// // This one is late; those that were missed after it are skipped.
+/// assert_eq!(ticks.tick(), start + minute);
+/// assert_eq!(ticks.tick(), start + minute * 3);
+///
+/// time::sleep(minute / 2);
+/// ticks.reset();
+/// assert_eq!(ticks.tick(), start + minute * 9 / 2);
+/// # })
+/// # .await;
+/// # });
+/// ```
 #[derive(Debug)]
 pub struct BlockingInterval {
     interval: Interval,

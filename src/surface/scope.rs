@@ -396,11 +396,50 @@ impl<R> ScopedJoinHandle<'_, R> {
     /// Cancels the closure, at its next wait. The scope waits for its end, and for
     /// as long as its destructors wait: no
     /// [`cleanup_budget`](crate::Builder::cleanup_budget) limits them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use greenhack::{scope, time};
+    /// use std::time::Duration;
+    ///
+    /// // A clock for as long as the work takes.
+    /// let mut ticks = 0;
+    /// scope(|s| {
+    ///     let clock = s.spawn(|| {
+    ///         loop {
+    ///             ticks += 1;
+    ///             time::sleep(Duration::from_secs(60));
+    ///         }
+    ///     });
+    ///     time::sleep(Duration::from_millis(1));
+    ///     clock.abort();
+    /// });
+    /// assert_eq!(ticks, 1);
+    /// ```
     pub fn abort(&self) {
         self.orders.give(Interrupt::Cancel);
     }
 
     /// Returns whether the closure has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use greenhack::{await_sync, scope};
+    /// use tokio::sync::oneshot;
+    ///
+    /// scope(|s| {
+    ///     let (sender, receiver) = oneshot::channel();
+    ///     let cook = s.spawn(|| await_sync(receiver).unwrap());
+    ///     assert!(!cook.is_finished());
+    ///     sender.send("soup").unwrap();
+    ///     while !cook.is_finished() {
+    ///         await_sync(tokio::task::yield_now());
+    ///     }
+    ///     assert_eq!(cook.join().unwrap(), "soup");
+    /// });
+    /// ```
     pub fn is_finished(&self) -> bool {
         self.packet.outcome.borrow().is_some()
     }

@@ -4,10 +4,16 @@
 //! `ci/abort.sh` counts the lines that this prints.
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
+use greenhack::guard::{self, Exit, Guard, Teardown};
+use greenhack::io::body;
+use greenhack::stream::generate;
 use greenhack::{await_or_cancelled, await_sync, nested, race, run_sync, run_sync_local, shield};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
@@ -25,6 +31,14 @@ fn main() {
     outside(&current_thread);
     scoped("in place", &current_thread);
     scoped("on a worker", &multi_thread);
+    guarded("in place", &current_thread);
+    guarded("on a worker", &multi_thread);
+    timed("in place", &current_thread);
+    timed("on a worker", &multi_thread);
+    written("in place", &current_thread);
+    written("on a worker", &multi_thread);
+    generated("in place", &current_thread);
+    generated("on a worker", &multi_thread);
     assert_eq!(greenhack::leaked_runs(), 0);
 }
 
@@ -136,5 +150,121 @@ fn scoped(place: &str, rt: &Runtime) {
         go.notify_one();
         ended.recv().await.unwrap();
         assert!(ended.recv().await.is_none());
+    });
+}
+
+/// Tells how its scope has ended, and that it has.
+struct Told(&'static str, mpsc::Sender<()>);
+
+impl Teardown for Told {
+    async fn teardown(self, exit: Exit<'_>) -> Result<(), Infallible> {
+        assert_eq!(format!("{exit:?}"), self.0);
+        self.1.send(()).await.unwrap();
+        Ok(())
+    }
+}
+
+/// A run is dropped in scopes: they end as if nothing had happened.
+fn guarded(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let (name, inner) = (
+            format!("the scopes of a run that was dropped {place}"),
+            go.clone(),
+        );
+        let run = run_sync(move || {
+            let _guard = Guard::new(Told("Dropped", sender.clone()));
+            let Ok(()) = guard::with(Told("Returned", sender.clone()), |_| {
+                serve(&name, &inner, &sender);
+                Ok(())
+            });
+        });
+        assert!(timeout(Duration::from_millis(20), run).await.is_err());
+        go.notify_one();
+        // By the closure, by `with`, by the guard, and then by no one.
+        for _ in 0..3 {
+            ended.recv().await.unwrap();
+        }
+        assert!(ended.recv().await.is_none());
+    });
+}
+
+/// A closure goes on when its time is over, and is waited for.
+fn timed(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let go = Notify::new();
+        go.notify_one();
+        let name = format!("a closure whose time was over {place}");
+        let run = run_sync(move || {
+            let late = greenhack::time::timeout(Duration::from_millis(1), || {
+                await_sync(sleep(Duration::from_millis(20)));
+                serve(&name, &go, &sender);
+            });
+            assert!(late.is_err());
+            sender.is_closed()
+        });
+        assert!(!run.await);
+        ended.recv().await.unwrap();
+    });
+}
+
+/// The stream of what plain code writes is dropped.
+fn written(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut ended) = mpsc::channel(1);
+        let (go, then) = (Arc::new(Notify::new()), Notify::new());
+        then.notify_one();
+        let (name, inner) = (
+            format!("the writer of a body that was dropped {place}"),
+            go.clone(),
+        );
+        let mut chunks = body(move |out| {
+            out.write_all(b"soup")?;
+            out.flush()?;
+            await_sync(inner.notified());
+            out.write_all(b"rice")?;
+            let error = out.flush().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            serve(&name, &then, &sender);
+            Err(error)
+        });
+        assert_eq!(chunks.next().await.unwrap().unwrap(), "soup");
+        drop(chunks);
+        go.notify_one();
+        ended.recv().await.unwrap();
+        assert!(ended.recv().await.is_none());
+    });
+}
+
+/// A generator is dropped, and goes on to its next item.
+fn generated(place: &str, rt: &Runtime) {
+    rt.block_on(async {
+        let (sender, mut steps) = mpsc::channel(1);
+        let go = Arc::new(Notify::new());
+        let inner = go.clone();
+        let mut numbers = generate(move |yielder| {
+            yielder.yield_(1);
+            await_sync(sender.send(())).unwrap();
+            await_sync(inner.notified());
+            await_sync(sender.send(())).unwrap();
+            yielder.yield_(2);
+            unreachable!("nobody has asked for a third");
+        });
+        assert_eq!(numbers.next().await, Some(1));
+        tokio::select! {
+            _ = numbers.next() => unreachable!(),
+            step = steps.recv() => step.unwrap(),
+        }
+        drop(numbers);
+        go.notify_one();
+        steps.recv().await.unwrap();
+        // It has its turns, as others have.
+        for _ in 0..9 {
+            run_sync(|| await_sync(yield_now())).await;
+        }
+        assert!(!steps.is_closed() && steps.is_empty());
+        println!("stays: a generator that was dropped {place}");
     });
 }

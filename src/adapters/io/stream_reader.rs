@@ -125,6 +125,19 @@ impl<S, B> StreamReader<S, B> {
     }
 
     /// Returns the stream. It does not have what was taken from it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use futures::Stream;
+    /// use greenhack::io::StreamReader;
+    ///
+    /// let chunks = ["so", "up"].map(|chunk| Ok::<_, &str>(chunk.as_bytes()));
+    /// let mut body = StreamReader::new(futures::stream::iter(chunks));
+    /// body.read_exact(&mut [0; 1]).unwrap();
+    /// assert_eq!(body.get_ref().size_hint(), (1, Some(1)));
+    /// ```
     pub fn get_ref(&self) -> &S {
         &self.stream
     }

@@ -78,6 +78,33 @@ impl<T> Yielder<T> {
     /// # Panics
     ///
     /// As [`await_sync`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::cell::Cell;
+    /// use std::rc::Rc;
+    ///
+    /// use futures::StreamExt;
+    /// use greenhack::stream::generate_local;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let made = Rc::new(Cell::new(0));
+    /// let mut numbers = generate_local({
+    ///     let made = made.clone();
+    ///     move |yielder| {
+    ///         for number in 1.. {
+    ///             made.set(number);
+    ///             yielder.yield_(number);
+    ///         }
+    ///     }
+    /// });
+    /// assert_eq!(numbers.next().await, Some(1));
+    /// // The second is not made before it is asked for.
+    /// assert_eq!(made.get(), 1);
+    /// assert_eq!(numbers.next().await, Some(2));
+    /// # });
+    /// ```
     #[track_caller]
     pub fn yield_(&self, item: T) {
         let unwinding = thread::panicking();
