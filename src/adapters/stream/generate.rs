@@ -37,7 +37,7 @@ use crate::builder;
 /// any run; that is in `yield_`, unless an item is being waited for. In place
 /// its destructors have run when the drop returns, unless they wait. What a
 /// destructor yields then is dropped. With `panic = "abort"` nothing can unwind:
-/// `f` then stays in its next `yield_` for good.
+/// `f` then stays in the `yield_` where it is, or its next, for good.
 ///
 /// # Panics
 ///
