@@ -375,7 +375,11 @@ fn a_waker_may_drop_the_run_that_it_is_told_of_and_panic() {
     struct Drops(Mutex<Option<SendRun>>, Mutex<Option<Sender<()>>>);
     impl Wake for Drops {
         fn wake(self: Arc<Self>) {
-            drop(self.0.lock().unwrap().take());
+            let Some(run) = self.0.lock().unwrap().take() else {
+                // It is the first poll, which yields.
+                return;
+            };
+            drop(run);
             drop(self.1.lock().unwrap().take());
             resume_unwind(Box::new("a waker"));
         }
@@ -388,16 +392,38 @@ fn a_waker_may_drop_the_run_that_it_is_told_of_and_panic() {
         1
     }));
     let waker = Waker::from(drops.clone());
-    assert!(
-        run.as_mut()
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    for _ in 0..2 {
+        let mut cx = Context::from_waker(&waker);
+        assert!(run.as_mut().poll(&mut cx).is_pending());
+    }
     *drops.0.lock().unwrap() = Some(run);
     drop(go);
     assert!(told.recv().is_err(), "it was dropped by the wake");
     // The workers live.
     assert_eq!(futures::executor::block_on(run_sync(|| 5)), 5);
+}
+
+#[test]
+fn a_waker_that_panics_does_so_in_the_first_poll_and_not_in_the_drop() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            resume_unwind(Box::new("a waker"));
+        }
+    }
+    let waker = Waker::from(Arc::new(Panics));
+    let first_poll = |run: Pin<&mut dyn Future<Output = u8>>| {
+        let poll = || run.poll(&mut Context::from_waker(&waker));
+        let payload = catch_unwind(AssertUnwindSafe(poll)).unwrap_err();
+        assert_eq!(payload.downcast_ref(), Some(&"a waker"));
+    };
+    let mut dropped = Box::pin(run_sync(|| 1));
+    first_poll(dropped.as_mut());
+    drop(dropped);
+    // With another waker it goes on.
+    let mut run = Box::pin(run_sync(|| 2));
+    first_poll(run.as_mut());
+    assert_eq!(futures::executor::block_on(run), 2);
 }
 
 #[test]

@@ -282,7 +282,9 @@ where
 
 impl<F, T> Drop for Away<F, T> {
     fn drop(&mut self) {
-        // What has not started is dropped here and now, outside of the lock.
+        // The sender is part of what has not started, and would wake the caller.
+        self.outcome.close();
+        // That is dropped here and now, outside of the lock.
         let unstarted = self.job.take();
         drop(unstarted);
         if self.turn != Turn::Announced {
