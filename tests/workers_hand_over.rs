@@ -49,12 +49,11 @@ fn a_run_starts_in_the_block_on_of_another_executor_within_a_task() {
 fn a_run_starts_that_its_first_block_on_has_given_up() {
     let multi = multi_thread();
     let single = Builder::new_current_thread().build().unwrap();
-    let run = single.block_on(async {
+    let mut run = run_sync(|| 7);
+    single.block_on(async {
         // The runtime that is entered has many threads, so that the run hops.
         let _entered = multi.enter();
-        let mut run = run_sync(|| 7);
         let _ = poll_once(pin!(&mut run));
-        run
     });
     assert_eq!(multi.block_on(run), 7);
 }
