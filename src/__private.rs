@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "not part of the interface")]
 
-pub use crate::surface::await_sync::await_exempt;
+pub use crate::surface::await_sync::await_called;
 pub use tokio;
 
 #[inline(always)]

@@ -6,7 +6,6 @@ mod support;
 use std::panic::{catch_unwind, panic_any};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use greenhack::{await_sync, block, builder, in_context, run_sync, run_sync_local};
 use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal};
@@ -172,7 +171,7 @@ fn it_nests_and_may_wait() {
             block(|| {
                 // A thread that may block: both block it.
                 let one = await_sync(async {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::task::yield_now().await;
                     1
                 });
                 one + block(|| 1)

@@ -6,7 +6,6 @@ use std::fmt::{Debug, Display};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use greenhack::await_sync;
 
@@ -14,7 +13,6 @@ use greenhack::await_sync;
 fn later<T>(value: T) -> T {
     await_sync(async {
         tokio::task::yield_now().await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
         value
     })
 }

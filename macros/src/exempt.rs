@@ -196,11 +196,11 @@ fn twins(options: &Options, function: Function) -> TokenStream {
     };
     // What the message of a call in async code names.
     let plain_name = sig.ident.unraw().to_string();
-    let original_name = original.ident.unraw().to_string();
+    let awaited = format!("{}(..).await", original.ident.unraw());
     quote! {
         #(#plain_attrs)*
         #vis #plain {
-            #krate::__private::await_exempt(#plain_name, #original_name, #call)
+            #krate::__private::await_called(#plain_name, #awaited, #call)
         }
 
         #(#original_attrs)*

@@ -81,35 +81,24 @@ use crate::ground::report;
 #[inline(always)]
 #[track_caller]
 pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
-    let frame = Frame::here();
-    match current(&frame) {
-        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
-            Ok(output) => output,
-            Err(unfinished) => stop(unfinished),
-        },
-        Place::Polling => refuse("await_sync", Some(".await"), polling_refusal()),
-        Place::Outside => match outside::runtime() {
-            Ok(handle) => outside::block_on(&handle, future.into_future()),
-            Err(refusal) => refuse("await_sync", Some(".await"), refusal),
-        },
-    }
+    await_called("await_sync", ".await", future)
 }
 
-/// Waits like [`await_sync`] for `original`, in the function `plain` that
-/// `#[exempt]` writes beside it.
+/// Waits like [`await_sync`], in the name of the function `called`, instead of which
+/// async code writes `awaited`: what `#[exempt]` calls.
 #[inline(always)]
 #[track_caller]
-pub fn await_exempt<F: IntoFuture>(plain: &str, original: &str, future: F) -> F::Output {
+pub fn await_called<F: IntoFuture>(called: &str, awaited: &str, future: F) -> F::Output {
     let frame = Frame::here();
     match current(&frame) {
         Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
             Ok(output) => output,
             Err(unfinished) => stop(unfinished),
         },
-        Place::Polling => refuse_exempt(plain, original, polling_refusal()),
+        Place::Polling => refuse(called, Some(awaited), polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => outside::block_on(&handle, future.into_future()),
-            Err(refusal) => refuse_exempt(plain, original, refusal),
+            Err(refusal) => refuse(called, Some(awaited), refusal),
         },
     }
 }
@@ -364,14 +353,6 @@ impl<F: IntoFuture> AwaitExt for F {
 #[track_caller]
 pub(crate) fn refuse(called: &str, awaited: Option<&str>, refusal: Refusal) -> ! {
     panic!("`{called}` {}", refusal.message(awaited))
-}
-
-/// As [`refuse`], for the plain function of an async `original`.
-#[cold]
-#[track_caller]
-fn refuse_exempt(plain: &str, original: &str, refusal: Refusal) -> ! {
-    let awaited = format!("{original}(..).await");
-    refuse(plain, Some(&awaited), refusal)
 }
 
 /// Leaves a wait in a run that has no output.

@@ -286,9 +286,10 @@ impl<F, T> Drop for Away<F, T> {
         self.outcome.close();
         // That is dropped here and now, outside of the lock.
         let unstarted = self.job.take();
+        let is_in_the_queue = unstarted.is_some();
         drop(unstarted);
-        if self.turn != Turn::Announced {
-            // What is left of the job is for a worker to take off the queue.
+        if is_in_the_queue && self.turn != Turn::Announced {
+            // What is left of the job is for a worker to take off.
             workers::announce();
         }
     }
