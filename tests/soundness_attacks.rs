@@ -417,9 +417,12 @@ fn a_waker_that_panics_does_so_in_the_first_poll_and_not_in_the_drop() {
         let payload = catch_unwind(AssertUnwindSafe(poll)).unwrap_err();
         assert_eq!(payload.downcast_ref(), Some(&"a waker"));
     };
-    let mut dropped = Box::pin(run_sync(|| 1));
-    first_poll(dropped.as_mut());
-    drop(dropped);
+    // Often enough to be dropped before a worker that is awake takes it.
+    for _ in 0..1000 {
+        let mut dropped = Box::pin(run_sync(|| 1));
+        first_poll(dropped.as_mut());
+        drop(dropped);
+    }
     // With another waker it goes on.
     let mut run = Box::pin(run_sync(|| 2));
     first_poll(run.as_mut());
