@@ -1,4 +1,6 @@
 //! The pages of `docs/`.
+//!
+//! Those whose code needs libraries are tested with them, in `tests/libraries`.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "the pages are the documentation")]
 
@@ -18,14 +20,15 @@ pub mod cookbook {
     pub mod escapes {}
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
-    #[cfg(feature = "ureq")]
+    #[cfg(all(feature = "ureq", not(doctest)))]
     #[doc = include_str!("../docs/cookbook/http.md")]
     pub mod http {}
-    #[cfg(feature = "io")]
+    #[cfg(all(feature = "io", not(doctest)))]
     #[doc = include_str!("../docs/cookbook/io.md")]
     pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
+    #[cfg(not(doctest))]
     #[doc = include_str!("../docs/cookbook/recipes.md")]
     pub mod recipes {}
     #[cfg(feature = "axum")]
@@ -38,7 +41,7 @@ pub mod cookbook {
     pub mod tracing {}
     #[doc = include_str!("../docs/cookbook/two_colours.md")]
     pub mod two_colours {}
-    #[cfg(feature = "io")]
+    #[cfg(all(feature = "io", not(doctest)))]
     #[doc = include_str!("../docs/cookbook/websocket.md")]
     pub mod websocket {}
 }

@@ -30,7 +30,6 @@ use tokio::io::{
 };
 use tokio::task::yield_now;
 use tokio::time::sleep;
-use tungstenite::HandshakeError;
 
 assert_impl_all!(SyncIoBridge<DuplexStream>: Send, Sync, Unpin, Read, Write);
 assert_not_impl_any!(SyncIoBridge<DuplexStream>: Clone, BufRead, Seek);
@@ -558,33 +557,6 @@ fn each_call_that_waits_is_cancelled_and_keeps_what_it_had_read() {
                 }
             }
         }
-    });
-}
-
-#[test]
-fn a_cancellation_is_told_from_the_errors_of_libraries() {
-    in_each_place(|place| async move {
-        let (started, wait) = signal();
-        let (ended, end) = signal();
-        let (told, tells) = std::sync::mpsc::channel();
-        let (near, _far) = duplex(8);
-        let run = place.spawn(move || {
-            let _ended = ended;
-            started.give();
-            let mut near = SyncIoBridge::new(near).cancel_as_error();
-            let error = serde_json::from_reader::<_, u8>(&mut near).unwrap_err();
-            told.send(is_cancelled(&error)).unwrap();
-            let Err(HandshakeError::Failure(error)) = tungstenite::accept(near) else {
-                return;
-            };
-            told.send(is_cancelled(&error)).unwrap();
-        });
-        wait.wait().await;
-        run.abort();
-        end.wait().await;
-        assert_eq!(tells.iter().collect::<Vec<_>>(), [true, true]);
-        let other = serde_json::from_str::<u8>("x").unwrap_err();
-        assert!(!is_cancelled(&other));
     });
 }
 

@@ -1,6 +1,6 @@
 //! Plain libraries, as they are, over `greenhack::io`.
-#![cfg(all(feature = "io", panic = "unwind"))]
 
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -20,18 +20,18 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::future::join_all;
 use futures::stream::{self, Stream, StreamExt};
-use greenhack::io::{StreamReader, SyncIoBridge};
+use greenhack::io::{StreamReader, SyncIoBridge, is_cancelled};
 use greenhack::{await_sync, run_sync_local};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
 };
-use support::{current_thread, in_each_place};
+use support::{current_thread, in_each_place, signal};
 use tokio::io::{AsyncRead, AsyncWrite, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::yield_now;
-use tungstenite::{Message, WebSocket};
+use tungstenite::{HandshakeError, Message, WebSocket};
 
 /// Gives `bytes` in chunks of one to `most` bytes, and waits between them.
 fn trickle(bytes: Vec<u8>, most: usize) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin {
@@ -505,5 +505,32 @@ fn zip_reads_single_files_over_http_ranges() {
             assert!(file.sent.load(Ordering::Relaxed) < 100_000);
             server.abort();
         }
+    });
+}
+
+#[test]
+fn a_cancellation_is_told_from_the_errors_of_libraries() {
+    in_each_place(|place| async move {
+        let (started, wait) = signal();
+        let (ended, end) = signal();
+        let (told, tells) = std::sync::mpsc::channel();
+        let (near, _far) = duplex(8);
+        let run = place.spawn(move || {
+            let _ended = ended;
+            started.give();
+            let mut near = SyncIoBridge::new(near).cancel_as_error();
+            let error = serde_json::from_reader::<_, u8>(&mut near).unwrap_err();
+            told.send(is_cancelled(&error)).unwrap();
+            let Err(HandshakeError::Failure(error)) = tungstenite::accept(near) else {
+                return;
+            };
+            told.send(is_cancelled(&error)).unwrap();
+        });
+        wait.wait().await;
+        run.abort();
+        end.wait().await;
+        assert_eq!(tells.iter().collect::<Vec<_>>(), [true, true]);
+        let other = serde_json::from_str::<u8>("x").unwrap_err();
+        assert!(!is_cancelled(&other));
     });
 }

@@ -28,7 +28,6 @@ pub fn config() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
 }
 
 /// A client with these settings.
-#[cfg(feature = "ureq")]
 pub fn agent() -> ureq::Agent {
     greenhack::ureq::agent_with(config().build())
 }

@@ -1,9 +1,9 @@
 //! `greenhack::diesel` on SQLite files.
-#![cfg(feature = "diesel")]
 #![forbid(unsafe_code)]
 
 #[path = "support/orders.rs"]
 mod orders;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::fs;

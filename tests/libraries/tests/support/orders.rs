@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::support::{Place, on_drop, signal};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("tests/support/migrations");
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 
 /// As many connections as a pool of these tests may have.
 pub const SIZE: u32 = 4;

@@ -1,8 +1,8 @@
 //! Timeouts of ureq, by tokio's clock. It is paused, and goes on when all wait.
-#![cfg(feature = "ureq")]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::collections::VecDeque;

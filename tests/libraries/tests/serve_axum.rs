@@ -1,8 +1,8 @@
 //! `greenhack::axum::serve`: from outside, over sockets.
-#![cfg(all(feature = "axum", feature = "macros", panic = "unwind"))]
 
-#[path = "support/http.rs"]
+#[path = "../../support/http.rs"]
 mod http;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::convert::Infallible;

@@ -5,7 +5,7 @@
 #[test]
 fn every_mistake_is_reported_where_it_is() {
     let tests = trybuild::TestCases::new();
-    tests.compile_fail("tests/ui/entry/*.rs");
-    tests.compile_fail("tests/ui/exempt/*.rs");
-    tests.compile_fail("tests/ui/main/*.rs");
+    tests.compile_fail("entry/*.rs");
+    tests.compile_fail("exempt/*.rs");
+    tests.compile_fail("main/*.rs");
 }

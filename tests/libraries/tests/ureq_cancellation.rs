@@ -1,8 +1,8 @@
 //! Requests that are cancelled, and the agent after that.
-#![cfg(all(feature = "ureq", panic = "unwind"))]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::future::{Future, poll_fn};

@@ -1,8 +1,8 @@
 //! Agents between threads and runtimes.
-#![cfg(feature = "ureq")]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::io::Read;

@@ -4,5 +4,5 @@
 
 #[test]
 fn every_known_way_to_break_soundness_is_refused() {
-    trybuild::TestCases::new().compile_fail("tests/ui/soundness/*.rs");
+    trybuild::TestCases::new().compile_fail("soundness/*.rs");
 }

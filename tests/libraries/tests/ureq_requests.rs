@@ -1,8 +1,8 @@
 //! Plain requests to servers on loopback.
-#![cfg(feature = "ureq")]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::io::{Read, repeat};

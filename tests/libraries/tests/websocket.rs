@@ -1,8 +1,8 @@
 //! Websockets of tungstenite, as the cookbook has them.
-#![cfg(feature = "io")]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::collections::VecDeque;

@@ -1,12 +1,12 @@
 //! `greenhack::diesel` on a real PostgreSQL; see `tests/support/postgres.rs` for where
 //! it comes from.
-#![cfg(feature = "diesel")]
 #![forbid(unsafe_code)]
 
 #[path = "support/orders.rs"]
 mod orders;
 #[path = "support/postgres.rs"]
 mod postgres;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! TLS by ureq's rustls, and proxies.
-#![cfg(feature = "ureq")]
 
 #[path = "support/server.rs"]
 mod server;
+#[path = "../../support/mod.rs"]
 mod support;
 
 use axum::Router;
