@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use greenhack::{await_sync, run_sync, run_sync_local};
+use greenhack::{await_sync, builder, run_sync, run_sync_local};
 use greenhack_benches::{Case, Goal, Once, Race, Table};
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
@@ -168,6 +168,12 @@ fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
             .side("await_sync in run_sync", |n| {
                 spawned(n, &|race, n| {
                     drop(tokio::spawn(run_sync(move || waits_sync(&race, n))));
+                })
+            })
+            .side("await_sync, 64 KiB of stack", |n| {
+                spawned(n, &|race, n| {
+                    let small = builder().stack_size(64 * 1024);
+                    drop(tokio::spawn(small.run_sync(move || waits_sync(&race, n))));
                 })
             });
         let case = match goal {

@@ -15,7 +15,8 @@
 //! own; a server is started anew for each measurement, because what one costs
 //! differs by a tenth from process to process. The nanoseconds of the first table are CPU time of the server for one
 //! request; the second is what clients saw. `--svg=FILE` draws the first.
-//! `--ways=async/hop` leaves the others out.
+//! `--ways=async/hop` leaves the others out. `--server-core=1` keeps the server to that
+//! core; with `taskset -c 0` before the command, client and database are on another.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -77,18 +78,27 @@ const HEAVY: Duration = Duration::from_micros(200);
 /// For the stall mix and for unequal connections only.
 const MORE_WORKERS: &str = "in place, 4 workers a core";
 
-/// What is asked, over how many connections, and how often.
-const CASES: [(&str, u64, u64); 9] = [
-    ("none", 64, 20_000),
-    ("trips/1", 64, 10_000),
-    ("trips/3", 64, 5_000),
-    ("trips/10", 64, 2_000),
-    ("body", 64, 20_000),
-    ("none", 1000, 20_000),
-    ("trips/3", 1000, 5_000),
-    ("stalls", 64, 10_000),
-    ("unequal", 64, 20_000),
+/// What is asked, over how many connections, how often, and how many times a second;
+/// 0 is as often as there are answers.
+const CASES: [(&str, u64, u64, u64); 10] = [
+    ("none", 64, 20_000, 0),
+    ("trips/1", 64, 10_000, 0),
+    ("trips/3", 64, 5_000, 0),
+    ("trips/10", 64, 2_000, 0),
+    ("body", 64, 20_000, 0),
+    ("none", 1000, 20_000, 0),
+    ("trips/3", 1000, 5_000, 0),
+    ("stalls", 64, 10_000, 0),
+    ("stalls", 64, 10_000, 3_200),
+    ("unequal", 64, 20_000, 0),
 ];
+
+fn name_of(work: &str, connections: u64, rate: u64) -> String {
+    match rate {
+        0 => format!("{work}, {connections} connections"),
+        rate => format!("{work}, {connections} connections, {rate} a second"),
+    }
+}
 
 /// What the median of a way may be, at most, in CPU time and in the 99th
 /// percentile of the time that clients wait.
@@ -113,14 +123,17 @@ fn bench(arguments: &[String]) {
             .collect(),
         None => WAYS.to_vec(),
     };
+    let core = option("--server-core=");
     let table = Table::from_args();
     let database = Server::start(&["database"]);
     let (latencies, mut chart) = (
         RefCell::default(),
         Chart::new("CPU time of the server for a request, against async axum (µs)"),
     );
-    for (work, connections, requests) in CASES {
-        let name = format!("{work}, {connections} connections");
+    for (work, connections, requests, rate) in CASES {
+        let name = name_of(work, connections, rate);
+        let interval = Duration::from_secs(connections).checked_div(rate as u32);
+        let interval = interval.unwrap_or_default();
         let kinds = requests_of(work);
         let kinds: Vec<_> = kinds.iter().map(String::as_str).collect();
         let mut case = Case::new(name.clone(), requests);
@@ -131,10 +144,13 @@ fn bench(arguments: &[String]) {
             let (latencies, kinds, key) = (&latencies, &kinds, (name.clone(), *way));
             let address = database.address();
             case = case.side(way, move |requests| {
-                let server = Server::start(&["server", way, address]);
-                server.load(kinds, connections, requests.div_ceil(10));
+                let server = match core {
+                    Some(core) => Server::start_on(core, &["server", way, address]),
+                    None => Server::start(&["server", way, address]),
+                };
+                server.load(kinds, connections, requests.div_ceil(10), Duration::ZERO);
                 let before = server.cpu_of_threads();
-                let seen = server.load(kinds, connections, requests);
+                let seen = server.load(kinds, connections, requests, interval);
                 let cpu = server.cpu_of_threads() - before;
                 let mut latencies: std::cell::RefMut<'_, Latencies> = latencies.borrow_mut();
                 latencies.entry(key.clone()).or_default().push(seen);
@@ -179,8 +195,8 @@ type Latencies = BTreeMap<(String, &'static str), Vec<Seen>>;
 fn print_latencies(latencies: &Latencies) {
     println!("\n| case | side | p50, µs | p99, µs | p99 to the first | requests/s | goal |");
     println!("|---|---|--:|--:|--:|--:|--:|");
-    for (work, connections, _) in CASES {
-        let case = format!("{work}, {connections} connections");
+    for (work, connections, _, rate) in CASES {
+        let case = name_of(work, connections, rate);
         let of_way = |way| {
             latencies
                 .get(&(case.clone(), way))

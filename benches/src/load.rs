@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::sleep_until;
 
 /// The role of [`client`].
 pub const CLIENT: &str = "client";
@@ -23,7 +24,19 @@ impl Server {
     /// Starts this program with the arguments; the first line that it prints is where
     /// it listens.
     pub fn start(arguments: &[&str]) -> Server {
-        let mut child = this_program(arguments);
+        Server::reached(started(this_program(arguments)))
+    }
+
+    /// As [`start`](Self::start), on that core alone.
+    pub fn start_on(core: &str, arguments: &[&str]) -> Server {
+        let it = this_program(arguments);
+        let mut pinned = Command::new("taskset");
+        pinned.arg("-c").arg(core);
+        pinned.arg(it.get_program()).args(it.get_args());
+        Server::reached(started(pinned))
+    }
+
+    fn reached(mut child: Child) -> Server {
         let mut address = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout)
@@ -68,19 +81,29 @@ impl Server {
         Duration::from_nanos(nanos.sum())
     }
 
-    /// Sends it so many requests over so many connections, each of which sends the
-    /// next one when it has the answer to the last. A connection always sends the
-    /// same; the first connections send the first of `kinds`, and so on, in turn.
+    /// Sends it so many requests over so many connections. A connection always sends
+    /// the same; the first connections send the first of `kinds`, and so on, in turn.
     /// What is seen is that of the connections that send the last.
+    ///
+    /// A connection sends a request each `interval`, or when it has the answer to the
+    /// last, if that is later. How long an answer takes is counted from when its request
+    /// was due.
     ///
     /// # Panics
     ///
     /// If an answer is not one of success.
-    pub fn load(&self, kinds: &[&str], connections: u64, requests: u64) -> Seen {
-        let numbers = [connections, requests].map(|number| number.to_string());
-        let [connections, requests] = &numbers;
-        let arguments = [CLIENT, &self.address, connections, requests];
-        let client = this_program(&[&arguments, kinds].concat());
+    pub fn load(
+        &self,
+        kinds: &[&str],
+        connections: u64,
+        requests: u64,
+        interval: Duration,
+    ) -> Seen {
+        let interval = interval.as_micros().try_into().expect("no such patience");
+        let numbers = [connections, requests, interval].map(|number| number.to_string());
+        let numbers = numbers.each_ref().map(String::as_str);
+        let arguments = [&[CLIENT, &self.address], &numbers[..], kinds].concat();
+        let client = started(this_program(&arguments));
         let output = client.wait_with_output().expect("it is a child");
         assert!(output.status.success(), "the client has failed");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -115,13 +138,16 @@ pub struct Seen {
     pub per_second: f64,
 }
 
-fn this_program(arguments: &[&str]) -> Child {
+fn this_program(arguments: &[&str]) -> Command {
     let program = std::env::current_exe().expect("the system knows it");
-    Command::new(program)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it can run again")
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn started(mut command: Command) -> Child {
+    let command = command.stdout(Stdio::piped());
+    command.spawn().expect("it can run")
 }
 
 /// What a program does that is called with [`CLIENT`] and these arguments.
@@ -130,11 +156,13 @@ fn this_program(arguments: &[&str]) -> Child {
 ///
 /// If the arguments are wrong, or an answer.
 pub fn client(arguments: &[String]) {
-    let [address, connections, requests, kinds @ ..] = arguments else {
-        panic!("client <address> <connections> <requests> <request>...");
+    let [address, connections, requests, interval, kinds @ ..] = arguments else {
+        panic!("client <address> <connections> <requests> <interval in µs> <request>...");
     };
-    let connections: u64 = connections.parse().expect("a number");
-    let requests: u64 = requests.parse().expect("a number");
+    let numbers = [connections, requests, interval];
+    let [connections, requests, interval] =
+        numbers.map(|number| number.parse::<u64>().expect("a number"));
+    let interval = Duration::from_micros(interval);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -145,7 +173,8 @@ pub fn client(arguments: &[String]) {
         for client in 0..connections {
             let share = requests / connections + u64::from(client < requests % connections);
             let kind = client as usize % kinds.len();
-            let asked = ask(address.clone(), kinds[kind].clone(), share);
+            let first = Instant::now() + interval * client as u32 / connections as u32;
+            let asked = ask(address.clone(), kinds[kind].clone(), share, first, interval);
             let is_seen = kind == kinds.len() - 1;
             tasks.spawn(async move {
                 let latencies = asked.await;
@@ -160,13 +189,24 @@ pub fn client(arguments: &[String]) {
     println!("{} {} {}", at(50), at(99), requests as f64 / elapsed);
 }
 
-async fn ask(address: String, request: String, count: u64) -> Vec<Duration> {
+async fn ask(
+    address: String,
+    request: String,
+    count: u64,
+    first: Instant,
+    interval: Duration,
+) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.set_nodelay(true).expect("it is a TCP stream");
     let mut buffer = vec![0; 4096];
     let mut latencies = Vec::new();
+    let mut due = first;
     for _ in 0..count {
-        let begin = Instant::now();
+        if interval.is_zero() {
+            due = Instant::now();
+        } else {
+            sleep_until(due.into()).await;
+        }
         stream
             .write_all(request.as_bytes())
             .await
@@ -179,7 +219,8 @@ async fn ask(address: String, request: String, count: u64) -> Vec<Duration> {
                 read => length += read,
             }
         }
-        latencies.push(begin.elapsed());
+        latencies.push(due.elapsed());
+        due += interval;
     }
     latencies
 }

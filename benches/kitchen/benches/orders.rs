@@ -19,6 +19,7 @@ use std::{env, fs, process};
 use axum::body::Bytes;
 use axum::routing::post;
 use axum::{Json, Router};
+use greenhack::axum::Distributor;
 use greenhack::workers;
 use greenhack_benches::load::{self, Seen, Server};
 use greenhack_benches::{Case, Goal, Table};
@@ -48,7 +49,10 @@ fn main() {
 /// are compared with.
 const WAYS: [(&str, &[&str]); 2] = [
     ("one thread", &["async", "in place", "in place, plain"]),
-    ("two threads", &["async, 2", "pinned, 2", "hop, 2"]),
+    (
+        "two threads",
+        &["async, 2", "pinned, 2", "pinned, own pools, 2", "hop, 2"],
+    ),
 ];
 
 fn bench() {
@@ -73,7 +77,7 @@ fn bench() {
                 let (seen, request, name) = (&seen, &request, name.clone());
                 case = case.side(way, move |orders| {
                     let before = server.cpu();
-                    let load = server.load(&[request], GUESTS, orders);
+                    let load = server.load(&[request], GUESTS, orders, Duration::ZERO);
                     seen.borrow_mut().push((name.clone(), *way, load));
                     server.cpu() - before
                 });
@@ -193,6 +197,9 @@ fn server(way: &str, database: &str, kitchen: &str) {
             let routes = greenhack::run_sync(open).await.expect("the database opens");
             return axum::serve(listen().await, routes).await;
         }
+        if way == "pinned, own pools, 2" {
+            return pinned_with_own_pools(database, kitchen, workers()).await;
+        }
         let open = move || kitchen::App::open(&database, kitchen);
         let app = greenhack::run_sync(open).await.expect("the database opens");
         let routes = kitchen::routes(app);
@@ -205,6 +212,31 @@ fn server(way: &str, database: &str, kitchen: &str) {
         }
     });
     result.expect("it serves until it is killed");
+}
+
+/// Serves on workers that open the database each for itself.
+async fn pinned_with_own_pools(
+    database: String,
+    kitchen: Kitchen,
+    workers: workers::Builder,
+) -> std::io::Result<()> {
+    let distributor = Distributor::new(listen().await);
+    let connections = distributor.connections();
+    let workers = workers.run_each(move |_| {
+        let (database, kitchen) = (database.clone(), kitchen.clone());
+        let listener = connections.listener();
+        async move {
+            let open = move || kitchen::App::open(&database, kitchen);
+            let app = greenhack::run_sync_local(open)
+                .await
+                .expect("the database opens");
+            axum::serve(listener, kitchen::routes(app)).await
+        }
+    })?;
+    tokio::select! {
+        never = distributor.run() => match never {},
+        results = workers => results.into_iter().collect(),
+    }
 }
 
 /// Listens, and says where.
