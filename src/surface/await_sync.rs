@@ -356,31 +356,45 @@ pub(crate) fn refuse(called: &str, awaited: Option<&str>, refusal: Refusal) -> !
 }
 
 /// Leaves a wait in a run that has no output.
-#[cold]
+#[inline(always)]
 #[track_caller]
 pub(crate) fn stop(unfinished: Unfinished) -> ! {
     match unfinished {
         Unfinished::Cancelled => throw_cancelled(),
-        Unfinished::Refused(Moved::Scope) => panic!(
+        Unfinished::Refused(moved) => refuse_to_stay(moved),
+        Unfinished::Forbidden => refuse_to_suspend(),
+    }
+}
+
+#[cold]
+#[track_caller]
+fn refuse_to_stay(moved: Moved) -> ! {
+    match moved {
+        Moved::Scope => panic!(
             "`await_sync` called inside a tokio runtime that this stack drives or drops, and \
              which can't stay open meanwhile; let its tasks end before you drop it"
         ),
-        Unfinished::Refused(Moved::Runtime) => panic!(
+        Moved::Runtime => panic!(
             "`await_sync` called while another runtime is entered; drop the guard of \
              `Handle::enter()` before, or write `await_sync(async {{ .. }})` inside of it \
              for what needs that runtime"
         ),
-        Unfinished::Refused(Moved::Executor) => panic!(
+        Moved::Executor => panic!(
             "`await_sync` called inside `futures::executor::block_on`; write `await_sync(future)` \
              instead of `block_on(future)`"
         ),
-        Unfinished::Refused(Moved::Subscriber) => panic!(
+        Moved::Subscriber => panic!(
             "`await_sync` called in a subscriber of `tracing`, which the thread can't share \
              meanwhile; hand the event to a task, with `try_send` of a channel"
         ),
-        Unfinished::Forbidden => panic!(
-            "`await_sync` had to suspend inside `greenhack::no_suspend`; await the future before \
-             or after it"
-        ),
     }
+}
+
+#[cold]
+#[track_caller]
+fn refuse_to_suspend() -> ! {
+    panic!(
+        "`await_sync` had to suspend inside `greenhack::no_suspend`; await the future before \
+         or after it"
+    )
 }
