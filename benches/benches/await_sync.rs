@@ -169,17 +169,17 @@ fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
                 spawned(n, &|race, n| {
                     drop(tokio::spawn(run_sync(move || waits_sync(&race, n))));
                 })
-            })
-            .side("await_sync, 64 KiB of stack", |n| {
-                spawned(n, &|race, n| {
-                    let small = builder().stack_size(64 * 1024);
-                    drop(tokio::spawn(small.run_sync(move || waits_sync(&race, n))));
-                })
             });
         let case = match goal {
             Some(goal) => case.goal(goal),
             None => case,
         };
+        let case = case.side("await_sync, 64 KiB of stack", |n| {
+            spawned(n, &|race, n| {
+                let small = builder().stack_size(64 * 1024);
+                drop(tokio::spawn(small.run_sync(move || waits_sync(&race, n))));
+            })
+        });
         table.case(case.side("await_sync, LocalRuntime", |n| {
             local.block_on(async {
                 let race = Race::new(tasks);

@@ -76,7 +76,7 @@ const WAYS: [&str; 11] = [
 const HEAVY: Duration = Duration::from_micros(200);
 
 /// For the stall mix and for unequal connections only.
-const MORE_WORKERS: &str = "in place, 4 workers a core";
+const MORE_WORKERS: &str = "in place, 16 workers a core";
 
 /// What is asked, over how many connections, how often, and how many times a second;
 /// 0 is as often as there are answers.
@@ -281,7 +281,7 @@ fn server(way: &str, database: &str) {
                 greenhack::axum::serve(listener, plain_app::<OwnPools>()).await
             }
             MORE_WORKERS => {
-                let workers = greenhack::workers::Builder::new().threads(4 * workers());
+                let workers = greenhack::workers::Builder::new().threads(16 * workers());
                 greenhack::axum::serve(listener, plain_app::<Greenhack>())
                     .with_workers(workers)
                     .await
