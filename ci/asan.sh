@@ -6,8 +6,8 @@ need_rust "$NIGHTLY"
 export RUSTFLAGS="-Zsanitizer=address --cfg greenhack_sanitizer"
 # A leaked run is no bug here, and leaks are Miri's part.
 export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1"
-# Not the tests of messages of the compiler, nor of programs of their own, nor of
-# how much memory is resident: the sanitizer keeps what is freed.
+# Not the tests of programs of their own, nor of how much memory is resident: the
+# sanitizer keeps what is freed.
 tests=$(ls tests/*.rs | sed 's/.*\/\(.*\)\.rs/--test \1/' | grep -v 'example_\|soak')
 # A stack overflow is for AddressSanitizer to report, not for us.
 counted cargo "+$NIGHTLY" test --target "$HOST" --features full --lib $tests -- --skip overflow
