@@ -9,6 +9,8 @@ export ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1"
 # Not the tests of programs of their own, nor of how much memory is resident: the
 # sanitizer keeps what is freed.
 tests=$(ls tests/*.rs | sed 's/.*\/\(.*\)\.rs/--test \1/' | grep -v 'example_\|soak')
+libraries="--test io_libraries --test serve_axum --test websocket"
 # A stack overflow is for AddressSanitizer to report, not for us.
-counted cargo "+$NIGHTLY" test --target "$HOST" --features full --lib $tests -- --skip overflow
+counted cargo "+$NIGHTLY" test --target "$HOST" -p greenhack -p greenhack-libraries \
+    --features greenhack/full --lib $tests $libraries -- --skip overflow
 proved "$PASSED tests passed in AddressSanitizer"

@@ -16,8 +16,7 @@ use greenhack::{
     Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, in_context, leaked_runs,
     no_suspend, run_sync, run_sync_local, shield,
 };
-use support::{Fixture, Log, Place, in_each_place, on_drop, signal};
-use tokio::runtime::Builder;
+use support::{Fixture, Log, Place, in_each_place, on_drop, paused, signal};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -302,11 +301,7 @@ fn cancellation_in_the_destructor_of_a_real_panic_keeps_that_panic() {
 #[test]
 fn when_the_budget_ends_fallible_waits_fail_and_the_rest_still_runs() {
     let leaks = count_leaks();
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let log = Log::default();
         let (ended, end) = signal();
@@ -347,11 +342,7 @@ fn when_the_budget_ends_fallible_waits_fail_and_the_rest_still_runs() {
 #[test]
 fn when_the_budget_ends_in_a_wait_that_cannot_fail_the_run_is_leaked() {
     let leaks = count_leaks();
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let log = Log::default();
         let run = tokio::spawn(builder().name("stuck").run_sync({

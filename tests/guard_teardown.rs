@@ -15,7 +15,7 @@ use greenhack::time::timeout;
 use greenhack::{
     Cancelled, await_sync, builder, is_cancelled, join, leaked_runs, no_suspend, race,
 };
-use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, signal};
+use support::{Fixture, Log, Place, in_each_place, on_drop, panic_of, paused, signal};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::sleep;
@@ -353,11 +353,7 @@ impl Teardown for Endless {
 fn when_the_budget_ends_a_teardown_is_dropped_and_the_rest_still_runs() {
     let leaked = leaked_runs();
     for cancelled_in in ["body", "teardown", "drop", "shield"] {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
+        let runtime = paused();
         runtime.block_on(async {
             let log = Log::default();
             let (ended, end) = signal();
@@ -407,11 +403,7 @@ fn when_the_budget_ends_a_teardown_is_dropped_and_the_rest_still_runs() {
 #[test]
 fn when_the_budget_has_ended_a_teardown_does_not_begin() {
     let leaked = leaked_runs();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let log = Log::default();
         let (ended, end) = signal();
@@ -467,11 +459,7 @@ fn a_teardown_takes_its_time_within_the_budget() {
             Ok(())
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let log = Log::default();
         let logged = log.clone();

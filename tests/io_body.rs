@@ -24,7 +24,7 @@ use greenhack::io::{
 };
 use greenhack::{await_sync, leaked_runs, run_sync_local};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
-use support::{Fixture, Log, PLACES, Place, panic_of, signal};
+use support::{Fixture, Log, PLACES, Place, panic_of, paused, signal};
 use tokio::task::yield_now;
 
 assert_impl_all!(BodyStream: Send, Unpin);
@@ -312,11 +312,7 @@ fn what_is_written_when_the_stream_is_dropped_fails_at_once() {
 
 #[test]
 fn an_encoder_over_it_is_dropped_at_once_with_the_stream() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let leaked = leaked_runs();
         let log = Log::default();

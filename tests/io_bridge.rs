@@ -24,7 +24,7 @@ use flate2::write::GzEncoder;
 use greenhack::io::{SyncIoBridge, is_cancelled};
 use greenhack::{Cancelled, await_sync, builder, leaked_runs, run_sync_local, shield};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
-use support::{Log, in_each_place, panic_of, signal};
+use support::{Log, in_each_place, panic_of, paused, signal};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
@@ -603,11 +603,7 @@ fn an_encoder_that_a_cancellation_drops_writes_its_trailer() {
 
 #[test]
 fn what_a_peer_does_not_take_in_time_is_given_up_and_all_unwinds() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         for as_error in [false, true] {
             let log = Log::default();
@@ -662,11 +658,7 @@ fn after_a_cancellation_as_an_error_a_buffer_is_lost() {
 
 #[test]
 fn in_a_shield_a_call_goes_on_and_fails_when_the_budget_is_over() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = paused();
     runtime.block_on(async {
         let log = Log::default();
         let (near, mut far) = duplex(4);

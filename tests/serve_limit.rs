@@ -22,7 +22,7 @@ use greenhack::axum::{LimitedRequests, RequestLimit, serve};
 use greenhack::workers::Builder;
 use http::{Client, LIMIT};
 use static_assertions::assert_impl_all;
-use support::{Log, on_drop, signal};
+use support::{Log, on_drop, paused, signal};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc as tokio_mpsc};
 use tokio::task::{JoinHandle, yield_now};
@@ -94,12 +94,7 @@ async fn settle() {
 }
 
 fn on_paused_clock(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(test);
+    paused().block_on(test);
 }
 
 #[test]

@@ -17,19 +17,11 @@ use greenhack::{
     await_in_drop, await_sync, builder, leaked_runs, must_suspend, no_suspend, on_thread_stack,
     run_sync, run_sync_local,
 };
-use support::{Log, in_each_place, on_drop, panic_of, signal};
-use tokio::runtime::{Builder, Runtime};
+use support::{Log, in_each_place, on_drop, panic_of, paused, signal};
+use tokio::runtime::Builder;
 use tokio::time::{Instant, MissedTickBehavior};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-fn paused() -> Runtime {
-    Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-}
 
 #[test]
 fn sleeping_goes_by_the_clock_of_the_runtime() {

@@ -144,10 +144,7 @@ fn bench(arguments: &[String]) {
             let (latencies, kinds, key) = (&latencies, &kinds, (name.clone(), *way));
             let address = database.address();
             case = case.side(way, move |requests| {
-                let server = match core {
-                    Some(core) => Server::start_on(core, &["server", way, address]),
-                    None => Server::start(&["server", way, address]),
-                };
+                let server = Server::start_on(core, &["server", way, address]);
                 server.load(kinds, connections, requests.div_ceil(10), Duration::ZERO);
                 let before = server.cpu_of_threads();
                 let seen = server.load(kinds, connections, requests, interval);

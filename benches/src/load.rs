@@ -24,19 +24,12 @@ impl Server {
     /// Starts this program with the arguments; the first line that it prints is where
     /// it listens.
     pub fn start(arguments: &[&str]) -> Server {
-        Server::reached(started(this_program(arguments)))
+        Server::start_on(None, arguments)
     }
 
-    /// As [`start`](Self::start), on that core alone.
-    pub fn start_on(core: &str, arguments: &[&str]) -> Server {
-        let it = this_program(arguments);
-        let mut pinned = Command::new("taskset");
-        pinned.arg("-c").arg(core);
-        pinned.arg(it.get_program()).args(it.get_args());
-        Server::reached(started(pinned))
-    }
-
-    fn reached(mut child: Child) -> Server {
+    /// As [`start`](Self::start), on that core alone, if one is named.
+    pub fn start_on(core: Option<&str>, arguments: &[&str]) -> Server {
+        let mut child = this_program(core, arguments);
         let mut address = String::new();
         let stdout = child.stdout.take().expect("it is piped");
         BufReader::new(stdout)
@@ -103,7 +96,7 @@ impl Server {
         let numbers = [connections, requests, interval].map(|number| number.to_string());
         let numbers = numbers.each_ref().map(String::as_str);
         let arguments = [&[CLIENT, &self.address], &numbers[..], kinds].concat();
-        let client = started(this_program(&arguments));
+        let client = this_program(None, &arguments);
         let output = client.wait_with_output().expect("it is a child");
         assert!(output.status.success(), "the client has failed");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -138,16 +131,21 @@ pub struct Seen {
     pub per_second: f64,
 }
 
-fn this_program(arguments: &[&str]) -> Command {
+fn this_program(core: Option<&str>, arguments: &[&str]) -> Child {
     let program = std::env::current_exe().expect("the system knows it");
-    let mut command = Command::new(program);
-    command.args(arguments);
+    let mut command = match core {
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.args(["-c", core]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command
-}
-
-fn started(mut command: Command) -> Child {
-    let command = command.stdout(Stdio::piped());
-    command.spawn().expect("it can run")
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it can run again")
 }
 
 /// What a program does that is called with [`CLIENT`] and these arguments.

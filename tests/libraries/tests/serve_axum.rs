@@ -128,7 +128,7 @@ async fn mark_thread(mut request: Request, next: Next) -> Response {
 #[entry]
 fn in_place(Extension(task): Extension<ThreadId>) -> String {
     assert_eq!(thread::current().id(), task);
-    await_sync(tokio::time::sleep(Duration::from_millis(1)));
+    await_sync(tokio::task::yield_now());
     assert_eq!(thread::current().id(), task);
     thread_name()
 }
@@ -792,7 +792,7 @@ fn workers_share_the_connections_of_a_port() {
 
 #[entry]
 fn number(Path(number): Path<u32>, Extension(task): Extension<ThreadId>) -> String {
-    await_sync(tokio::time::sleep(Duration::from_millis(1)));
+    await_sync(tokio::task::yield_now());
     assert_eq!(thread::current().id(), task);
     format!("{number} {}", thread_name())
 }

@@ -13,10 +13,9 @@ use std::time::Duration;
 use greenhack::run_sync_local;
 use greenhack::ureq::TcpConnector;
 use server::{answer, config, listen, read_header};
-use support::{current_thread, in_each_place};
+use support::{current_thread, in_each_place, paused};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
@@ -26,14 +25,6 @@ use ureq::unversioned::transport::{Connector, NextTimeout};
 use ureq::{Agent, Error, Timeout};
 
 const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
-
-fn paused() -> Runtime {
-    Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-}
 
 /// The timeout that a request ends with at a server which goes so far.
 fn timeout_of(
