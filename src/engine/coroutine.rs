@@ -176,14 +176,13 @@ impl<T, X> Coroutine<T, X> {
 
     /// Runs the coroutine until it ends or waits for a future that is pending.
     ///
-    /// `spot` is where tokio polls this. It is an argument because the owners
-    /// need it too.
+    /// Its owner has said where tokio polls this, by [`Header::set_spot`].
     ///
     /// # Panics
     ///
     /// If the coroutine has ended.
     #[inline(always)]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, spot: Spot) -> Poll<Outcome<T>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         self.expect_suspended();
         let header = self.header();
         let visit = Visit::begin(header);
@@ -195,7 +194,7 @@ impl<T, X> Coroutine<T, X> {
                 if pending.as_mut().poll(cx).is_pending() {
                     // If it has not run, nothing has changed since last time.
                     let end = if resumed {
-                        must_not_stay(&visit, header, spot)
+                        must_not_stay(&visit, header)
                     } else {
                         None
                     };
@@ -245,7 +244,7 @@ impl<T, X> Coroutine<T, X> {
             return Poll::Pending;
         }
         self.expect_suspended();
-        let spot = Spot::anywhere();
+        header.set_spot(Spot::anywhere());
         let visit = Visit::begin(header);
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
@@ -272,7 +271,7 @@ impl<T, X> Coroutine<T, X> {
             let Some(mut pending) = (unsafe { header.pending() }) else {
                 return Poll::Pending;
             };
-            let Some(end) = must_not_stay(&visit, header, spot) else {
+            let Some(end) = must_not_stay(&visit, header) else {
                 return Poll::Pending;
             };
             // What is ready at once need not stay.
@@ -390,7 +389,7 @@ impl<T, X> Drop for Coroutine<T, X> {
         // SAFETY: as above.
         let switch = unsafe { ManuallyDrop::take(switch) };
         let _free = Free {
-            switch: Some(switch),
+            stack: Some(switch.into_stack()),
             is_this_thread: self.is_this_thread(),
         };
         // SAFETY: as above. The coroutine has ended, so that nobody else has a
@@ -401,18 +400,17 @@ impl<T, X> Drop for Coroutine<T, X> {
 }
 
 /// Gives the stack of a coroutine back that has ended, when it is dropped.
-struct Free<T> {
-    switch: Option<Switch<T>>,
+struct Free {
+    stack: Option<Stack>,
     is_this_thread: bool,
 }
 
-impl<T> Drop for Free<T> {
+impl Drop for Free {
     #[inline]
     fn drop(&mut self) {
-        let Some(switch) = self.switch.take() else {
+        let Some(stack) = self.stack.take() else {
             return;
         };
-        let stack = switch.into_stack();
         if self.is_this_thread {
             pool::give(stack);
         } else {
@@ -444,8 +442,8 @@ fn root<T>(header: &Header, yielder: &Yielder, f: impl FnOnce() -> T) -> Outcome
 
 /// Why a coroutine that has just run must not stay suspended, if so.
 #[inline]
-fn must_not_stay(visit: &Visit<'_>, header: &Header, spot: Spot) -> Option<End> {
-    if let Some(moved) = spot.moved() {
+fn must_not_stay(visit: &Visit<'_>, header: &Header) -> Option<End> {
+    if let Some(moved) = header.spot().moved() {
         return Some(End::Refused(moved));
     }
     if header.forbids_suspension() {

@@ -31,17 +31,20 @@ mod native {
     use corosensei::{Coroutine, CoroutineResult};
 
     /// A guarded stack.
+    ///
+    /// It goes from hand to hand with every run, so it is two words, which stay in
+    /// registers.
     pub(crate) struct Stack {
-        /// Where the stack begins, which each resume asks for. The attic is
-        /// above.
+        /// Where the stack begins, which each resume asks for. The attic is above.
         base: StackPointer,
-        limit: StackPointer,
         size: usize,
-        /// A mapping of its own, if it has one. Boxed, so that what a resume asks
-        /// for stays together.
-        #[cfg_attr(not(windows), allow(dead_code, reason = "it is there to be dropped"))]
-        pages: Option<Box<DefaultStack>>,
     }
+
+    /// The mapping of its own that a stack has, if it has one.
+    ///
+    /// It lies above the attic. Where memory was given back it reads as zeros, which
+    /// is `None`.
+    type Pages = Option<Box<DefaultStack>>;
 
     /// Stacks are whole pages, so what lies at the top of each would fall into
     /// the same few sets of the cache. They begin at different lines instead, all
@@ -49,10 +52,26 @@ mod native {
     const STAGGERS: usize = 16;
     const STAGGER: usize = 128;
 
+    /// A stack does not begin with a line of the cache, so that the link to the
+    /// parent below the base shares one with the first bytes of the attic.
+    const OFF_LINE: usize = 64 - 16;
+
+    /// No page is smaller.
+    const SMALLEST_PAGE: usize = 4096;
+
+    const _: () = {
+        let most = (STAGGERS - 1) * STAGGER + OFF_LINE + ATTIC;
+        assert!(most < SMALLEST_PAGE, "stacks begin in the topmost page");
+        assert!(
+            size_of::<Pages>() <= OFF_LINE,
+            "there is room above the attic"
+        );
+    };
+
     /// The next of the distances from the top at which stacks begin.
     fn stagger() -> usize {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER + ATTIC
+        NEXT.fetch_add(1, Ordering::Relaxed) % STAGGERS * STAGGER + OFF_LINE + ATTIC
     }
 
     impl Stack {
@@ -60,12 +79,13 @@ mod native {
         pub(crate) fn new(size: usize) -> io::Result<Stack> {
             let stagger = stagger();
             let pages = DefaultStack::new(size.saturating_add(stagger))?;
-            Ok(Stack {
+            let stack = Stack {
                 base: pointer(pages.base().get() - stagger),
-                limit: pages.limit(),
                 size,
-                pages: Some(Box::new(pages)),
-            })
+            };
+            // SAFETY: the mapping is new, and begins `stagger` bytes higher.
+            unsafe { stack.pages().write(Some(Box::new(pages))) };
+            Ok(stack)
         }
 
         /// A stack of `size` bytes from `limit` on. The memory is not freed when
@@ -75,19 +95,18 @@ mod native {
         ///
         /// - The memory must be mapped, and a guard below it, until this is
         ///   dropped, and for ever if this is leaked.
-        /// - Nobody else may use it.
+        /// - It must read as zeros, and nobody else may use it.
         /// - Both numbers must be multiples of the size of a page.
         #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
         pub(crate) unsafe fn over(limit: usize, size: usize) -> Stack {
             Stack {
                 base: pointer(limit + size - stagger()),
-                limit: pointer(limit),
                 size,
-                pages: None,
             }
         }
 
         /// The size that was asked for, in bytes.
+        #[inline]
         pub(crate) fn size(&self) -> usize {
             self.size
         }
@@ -102,7 +121,21 @@ mod native {
         /// Its lowest address.
         #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
         pub(crate) fn lowest(&self) -> usize {
-            self.limit.get()
+            self.limit().get()
+        }
+
+        /// Where its mapping is kept, which nobody else looks at.
+        fn pages(&self) -> *mut Pages {
+            ptr::with_exposed_provenance_mut(self.base.get() + ATTIC)
+        }
+    }
+
+    impl Drop for Stack {
+        /// Frees the memory, if it has a mapping of its own.
+        fn drop(&mut self) {
+            // SAFETY: it was written by `new`, or is the zeros of `over`. It is read
+            // once, here, and out of the mapping before that is freed.
+            drop(unsafe { self.pages().read() });
         }
     }
 
@@ -122,18 +155,27 @@ mod native {
 
         #[inline]
         fn limit(&self) -> StackPointer {
-            self.limit
+            // SAFETY: see `drop`. Nobody writes to it meanwhile.
+            match unsafe { &*self.pages() } {
+                Some(pages) => pages.limit(),
+                None => {
+                    let top = self.base.get().next_multiple_of(SMALLEST_PAGE);
+                    pointer(top - self.size)
+                }
+            }
         }
 
         #[cfg(windows)]
         fn teb_fields(&self) -> corosensei::stack::StackTebFields {
-            let pages = self.pages.as_ref();
+            // SAFETY: as in `limit`.
+            let pages = unsafe { &*self.pages() }.as_ref();
             pages.expect("there are no slabs on Windows").teb_fields()
         }
 
         #[cfg(windows)]
         fn update_teb_fields(&mut self, stack_limit: usize, guaranteed_stack_bytes: usize) {
-            let pages = self.pages.as_mut();
+            // SAFETY: as in `limit`, and this is borrowed mutably.
+            let pages = unsafe { &mut *self.pages() }.as_mut();
             pages
                 .expect("there are no slabs on Windows")
                 .update_teb_fields(stack_limit, guaranteed_stack_bytes);

@@ -94,15 +94,6 @@ impl Drop for Pool {
 }
 
 impl Class {
-    #[inline]
-    fn take(&mut self) -> io::Result<Stack> {
-        match self.warm.pop() {
-            Some(stack) => Ok(stack),
-            None => self.take_cold(),
-        }
-    }
-
-    #[cold]
     fn take_cold(&mut self) -> io::Result<Stack> {
         match self.cold.pop() {
             Some(stack) => Ok(stack),
@@ -154,10 +145,22 @@ fn class_of(size: usize) -> Option<usize> {
 /// `InvalidInput` for a size that cannot be meant.
 #[inline]
 pub(crate) fn take(size: usize) -> io::Result<Stack> {
+    let warm = class_of(size).and_then(|class| {
+        let pop = |pool: &RefCell<Pool>| pool.borrow_mut().classes[class].warm.pop();
+        POOL.try_with(pop).ok().flatten()
+    });
+    match warm {
+        Some(stack) => Ok(stack),
+        None => take_cold(size),
+    }
+}
+
+#[cold]
+fn take_cold(size: usize) -> io::Result<Stack> {
     let taken = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         match class_of(size) {
-            Some(class) => pool.classes[class].take(),
+            Some(class) => pool.classes[class].take_cold(),
             None => take_large(&mut pool.large, size),
         }
     });
@@ -176,7 +179,6 @@ pub(crate) fn complaint(size: usize, whom: &str, error: &io::Error) -> String {
     format!("no stack of {size} bytes for {whom}: {error}; {limits}set a smaller `stack_size`")
 }
 
-#[cold]
 fn take_large(free: &mut Vec<Stack>, size: usize) -> io::Result<Stack> {
     if size > LARGEST {
         return Err(io::Error::new(

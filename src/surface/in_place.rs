@@ -33,15 +33,46 @@ use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{self, Spot};
 use crate::memory::pool;
 
+/// What polls a coroutine, each in its own way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheduler {
+    /// A runtime that keeps its tasks on its thread.
+    SingleThreaded,
+    /// A `LocalSet`, as far as can be told.
+    LocalSet,
+    /// The `block_on` of a multi-thread runtime, or of a handle.
+    BlockOn,
+}
+
+impl Scheduler {
+    /// What polls the caller, if tokio does.
+    #[inline]
+    fn here(handle: &Handle, spot: Spot) -> Option<Scheduler> {
+        if ambient::is_single_threaded(handle, spot) {
+            Some(Scheduler::SingleThreaded)
+        } else {
+            Scheduler::of_other_runtimes(spot)
+        }
+    }
+
+    #[cold]
+    fn of_other_runtimes(spot: Spot) -> Option<Scheduler> {
+        let scheduler = if spot.is_in_local_set() {
+            Scheduler::LocalSet
+        } else {
+            Scheduler::BlockOn
+        };
+        ambient::is_polled().then_some(scheduler)
+    }
+}
+
 /// Where a coroutine belongs.
 pub(crate) struct Home {
     /// On a worker, from the first time that it is suspended.
     resident: RefCell<Option<Resident>>,
     pub(crate) handle: Handle,
-    /// Whether the runtime keeps its tasks on its thread.
-    pub(crate) single_threaded: bool,
-    /// Whether it was started in a task of a `LocalSet`, as far as can be told.
-    pub(crate) in_local_set: bool,
+    /// What it was started by.
+    pub(crate) scheduler: Scheduler,
     pub(crate) budget: Duration,
     /// What the coroutine is polled in, if not directly. Only ever set where
     /// the future that owns this is not `Send`.
@@ -49,28 +80,6 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Settles where the caller is polled, or says why it cannot.
-    #[inline]
-    fn here(handle: Handle, spot: Spot, budget: Duration) -> Result<Home, &'static str> {
-        let single_threaded = ambient::is_single_threaded(&handle, spot);
-        if !single_threaded && !ambient::is_polled() {
-            return Err(NOT_POLLED_BY_TOKIO);
-        }
-        // The first call makes the mark by which the end of the thread is seen.
-        if !ambient::thread_is_alive() {
-            return Err(THREAD_IS_ENDING);
-        }
-        let in_local_set = !single_threaded && spot.is_in_local_set();
-        Ok(Home {
-            resident: RefCell::new(None),
-            handle,
-            single_threaded,
-            in_local_set,
-            budget,
-            local_set: (!single_threaded && !in_local_set).then(Rc::default),
-        })
-    }
-
     /// Takes the run off the worker's list.
     pub(crate) fn leave(&self) {
         let resident = self.resident.take();
@@ -85,10 +94,12 @@ impl Home {
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
-        let polled_as_before = if self.single_threaded {
-            Handle::try_current().is_ok_and(|handle| ambient::is_single_threaded(&handle, spot))
-        } else {
-            ambient::is_polled() && spot.is_in_local_set() == self.in_local_set
+        let polled_as_before = match self.scheduler {
+            Scheduler::SingleThreaded => {
+                Handle::try_current().is_ok_and(|handle| ambient::is_single_threaded(&handle, spot))
+            }
+            Scheduler::LocalSet => spot.is_in_local_set() && ambient::is_polled(),
+            Scheduler::BlockOn => !spot.is_in_local_set() && ambient::is_polled(),
         };
         if polled_as_before {
             Ok(spot)
@@ -135,11 +146,14 @@ impl<T: 'static> InPlace<T> {
         if must_end() {
             throw_cancelled();
         }
-        let (stack_size, budget) = config.stack_and_budget();
-        let home = match Home::here(handle, spot, budget) {
-            Ok(home) => home,
-            Err(message) => panic!("{message}"),
+        let Some(scheduler) = Scheduler::here(&handle, spot) else {
+            refuse(NOT_POLLED_BY_TOKIO);
         };
+        // The first call makes the mark by which the end of the thread is seen.
+        if !ambient::thread_is_alive() {
+            refuse(THREAD_IS_ENDING);
+        }
+        let (stack_size, budget) = config.stack_and_budget();
         let stack = match pool::take(stack_size) {
             Ok(stack) => stack,
             Err(error) => {
@@ -147,7 +161,14 @@ impl<T: 'static> InPlace<T> {
                 panic!("{}", pool::complaint(stack_size, &whom, &error));
             }
         };
-        let is_direct = home.single_threaded;
+        let home = Home {
+            resident: RefCell::new(None),
+            handle,
+            scheduler,
+            budget,
+            local_set: (scheduler == Scheduler::BlockOn).then(Rc::default),
+        };
+        let is_direct = scheduler == Scheduler::SingleThreaded;
         let header = |size| Header::new(config.name, Kind::Run, size, spot, is_direct);
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
@@ -156,39 +177,40 @@ impl<T: 'static> InPlace<T> {
         }
     }
 
-    /// Runs the coroutine until it ends or waits.
+    /// Runs the coroutine until it ends or waits. `is_new` says that it was made for
+    /// this very poll.
     ///
     /// # Panics
     ///
     /// If this is not its thread, or not the poll of a tokio scheduler; if the
     /// worker is closing; and if the coroutine can't go on.
     #[inline(always)]
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+    pub(crate) fn poll(&mut self, is_new: bool, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         let Some(coroutine) = &mut self.coroutine else {
             refuse("a run was polled after its end");
         };
-        if !coroutine.is_this_thread() {
-            refuse(WRONG_THREAD);
+        let header = coroutine.header();
+        if !is_new {
+            if !coroutine.is_this_thread() {
+                refuse(WRONG_THREAD);
+            }
+            // In a poll of the task that was looked at last, all is as it was; where
+            // it is not, the coroutine can't stay suspended.
+            if !header.is_direct() || !header.spot().is_same_task() {
+                match coroutine.owners().look_again(header.spot()) {
+                    Ok(spot) => header.set_spot(spot),
+                    Err(message) => refuse(message),
+                }
+            }
+            if must_end() {
+                self.abandon();
+                throw_cancelled();
+            }
         }
-        // In a poll of the task that was looked at last, all is as it was; where
-        // it is not, the coroutine can't stay suspended.
-        let mut spot = coroutine.header().spot();
-        let is_direct = coroutine.header().is_direct();
-        if !is_direct || !spot.is_same_task() {
-            spot = match coroutine.owners().look_again(spot) {
-                Ok(spot) => spot,
-                Err(message) => refuse(message),
-            };
-            coroutine.header().set_spot(spot);
-        }
-        if must_end() {
-            self.abandon();
-            throw_cancelled();
-        }
-        let poll = if is_direct {
-            coroutine.poll(cx, spot)
+        let poll = if header.is_direct() {
+            coroutine.poll(cx)
         } else {
-            poll_indirectly(coroutine, cx, spot)
+            poll_indirectly(coroutine, cx)
         };
         if poll.is_ready() {
             self.coroutine = None;
@@ -250,13 +272,15 @@ fn must_end() -> bool {
 fn poll_indirectly<T>(
     coroutine: &mut Coroutine<T, Home>,
     cx: &mut Context<'_>,
-    spot: Spot,
 ) -> Poll<Outcome<T>> {
     match coroutine.owners().local_set.clone() {
         Some(local_set) => {
-            let polled = poll_fn(|cx| coroutine.poll(cx, Spot::here()));
+            let polled = poll_fn(|cx| {
+                coroutine.header().set_spot(Spot::here());
+                coroutine.poll(cx)
+            });
             pin!(local_set.run_until(polled)).poll(cx)
         }
-        None => coroutine.poll(cx, spot),
+        None => coroutine.poll(cx),
     }
 }

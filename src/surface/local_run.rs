@@ -108,13 +108,14 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let State::New(..) = self.state {
+        let is_new = matches!(self.state, State::New(..));
+        if is_new {
             self.start();
         }
         let State::Running(run) = &mut self.state else {
             panic!("a run was polled after its end");
         };
-        let outcome = ready!(run.poll(cx));
+        let outcome = ready!(run.poll(is_new, cx));
         self.state = State::Ended;
         Poll::Ready(outcome.unwrap_or_else(|payload| resume_unwind(payload)))
     }

@@ -613,7 +613,8 @@ impl Child {
             poll = if is_out_of_time {
                 coroutine.expire()
             } else {
-                coroutine.poll(cx, Spot::anywhere())
+                coroutine.header().set_spot(Spot::anywhere());
+                coroutine.poll(cx)
             };
         }
         match poll {

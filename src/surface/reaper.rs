@@ -39,7 +39,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
 
-use super::in_place::Home;
+use super::in_place::{Home, Scheduler};
 use super::{outside, workers};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::ground::ambient::{Spot, thread_is_alive};
@@ -62,7 +62,7 @@ pub(crate) fn abandon<T: 'static>(mut coroutine: Coroutine<T, Home>) {
     let _changed = workers::Changed;
     let home = coroutine.owners();
     if !coroutine.is_this_thread() {
-        return if home.single_threaded {
+        return if home.scheduler == Scheduler::SingleThreaded {
             let handle = home.handle.clone();
             drop(handle.spawn(Reaper::new(coroutine)));
         } else {
@@ -92,12 +92,12 @@ fn spawn<T: 'static>(reaper: Reaper<T>) {
     let Some(home) = reaper.coroutine.as_ref().map(Coroutine::owners) else {
         return;
     };
-    if home.single_threaded {
+    if home.scheduler == Scheduler::SingleThreaded {
         let handle = home.handle.clone();
         drop(handle.spawn(reaper));
         return;
     }
-    let in_local_set = home.in_local_set;
+    let in_local_set = home.scheduler == Scheduler::LocalSet;
     // Elsewhere only a `LocalSet` could drive it, and `spawn_local` panics if
     // there is none. The reaper is kept out of that unwind.
     let reaper = Rc::new(RefCell::new(reaper));
@@ -175,7 +175,8 @@ impl<T: 'static> Future for Reaper<T> {
             poll = coroutine.cancel();
         }
         if poll.is_pending() && !coroutine.is_stuck() {
-            poll = coroutine.poll(cx, Spot::here());
+            coroutine.header().set_spot(Spot::here());
+            poll = coroutine.poll(cx);
         }
         if poll.is_pending() && !coroutine.is_stuck() {
             if !CAN_UNWIND || this.poll_deadline(budget, cx).is_pending() {
@@ -218,7 +219,8 @@ impl<T: 'static> Drop for Reaper<T> {
             if poll.is_ready() || coroutine.is_stuck() {
                 break;
             }
-            poll = coroutine.poll(&mut cx, Spot::anywhere());
+            coroutine.header().set_spot(Spot::anywhere());
+            poll = coroutine.poll(&mut cx);
         }
         if CAN_UNWIND && poll.is_pending() {
             poll = coroutine.expire();

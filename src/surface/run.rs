@@ -150,11 +150,12 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        if let State::New(..) = self.state {
+        let is_new = matches!(self.state, State::New(..));
+        if is_new {
             self.start();
         }
         let outcome = match &mut self.state {
-            State::InPlace(run) => ready!(run.poll(cx)),
+            State::InPlace(run) => ready!(run.poll(is_new, cx)),
             State::Away(away) => ready!(away.poll(cx)),
             State::New(..) | State::Ended => panic!("a run was polled after its end"),
         };
@@ -412,7 +413,9 @@ where
                 _ => TaskState::Ended,
             };
         }
+        let mut is_new = false;
         if let TaskState::New(start) = &mut self.state {
+            is_new = true;
             let (config, f, handle) = start.take().expect("a task starts once");
             // A panic here, for want of memory, is the caller's to see.
             let run = catch_unwind(AssertUnwindSafe(|| {
@@ -426,7 +429,7 @@ where
         match &mut self.state {
             TaskState::Running(run) => {
                 // A panic of what is mounted is the caller's to see, too.
-                let polled = catch_unwind(AssertUnwindSafe(|| run.poll(cx)));
+                let polled = catch_unwind(AssertUnwindSafe(|| run.poll(is_new, cx)));
                 let outcome = ready!(polled.unwrap_or_else(|payload| Poll::Ready(Err(payload))));
                 self.end(outcome)
             }
