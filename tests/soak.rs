@@ -1,4 +1,5 @@
-//! A short soak. The long one is a program: `cargo bench -p greenhack-benches --bench soak`.
+//! A short soak. The long one is a program:
+//! `cargo bench -p greenhack-benches --features soak --bench soak`.
 #![cfg(all(target_os = "linux", panic = "unwind"))]
 
 #[path = "soak/churn.rs"]

@@ -110,7 +110,7 @@ async fn waits(race: Arc<Race>, waits: u64) {
     for _ in 0..waits {
         black_box(once().await);
     }
-    race.done();
+    race.done().await;
 }
 
 fn waits_sync(race: &Race, waits: u64) {
@@ -118,7 +118,7 @@ fn waits_sync(race: &Race, waits: u64) {
     for _ in 0..waits {
         black_box(await_sync(once()));
     }
-    race.done();
+    await_sync(race.done());
 }
 
 fn pending_once(table: &Table, rt: &Runtime, local: &LocalRuntime) {
@@ -278,7 +278,7 @@ async fn plays(race: Arc<Race>, (to, mut from): Ends, serves: bool, turns: u64) 
         // The partner of the last turn has gone.
         let _ = to.send(ball + 1).await;
     }
-    race.done();
+    race.done().await;
 }
 
 fn plays_sync(race: &Race, (to, mut from): Ends, serves: bool, turns: u64) {
@@ -290,7 +290,7 @@ fn plays_sync(race: &Race, (to, mut from): Ends, serves: bool, turns: u64) {
         let ball = await_sync(from.recv()).unwrap();
         let _ = await_sync(to.send(ball + 1));
     }
-    race.done();
+    await_sync(race.done());
 }
 
 fn ping_pong(table: &Table, rt: &Runtime) {

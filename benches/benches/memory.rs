@@ -1,5 +1,6 @@
 //! What a suspended run holds: the growth of the process per run, and the time
-//! that it takes to make one, to resume it, and to end it. Beside them is what the
+//! that it takes to make one, to resume it, and to end it, and all that again, now that
+//! there are stacks that have been used. Beside them is what the
 //! system takes for a page of memory that nobody has touched yet: each run needs one.
 //!
 //! Run it with `cargo bench -p greenhack-benches --bench memory`. Linux only. With
@@ -9,6 +10,7 @@
 use std::cell::Cell;
 use std::hint::black_box;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder};
@@ -23,9 +25,9 @@ const KIB: usize = 1024;
 fn main() {
     println!(
         "| suspended at once | count | µs to make | KiB resident | KiB of page tables | mappings \
-         | µs to resume and end |"
+         | µs to resume and end | µs to make again | µs to resume and end again |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
     let counts: &[usize] = if std::env::args().any(|arg| arg == "--million") {
         &[10_000, 100_000, 1_000_000]
     } else {
@@ -69,42 +71,65 @@ fn touch_pages(count: usize) {
         mapping[number * slot] = 1;
     }
     let each = begin.elapsed().as_secs_f64() * 1e6 / count as f64;
-    println!("| a page | {count} | {each:.2} | | | | |");
+    println!("| a page | {count} | {each:.2} | | | | | | |");
 }
 
-fn measure(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()>) {
-    let local = LocalRuntime::new().unwrap();
-    local.block_on(async {
+/// Measures on a thread of its own, which has no stacks that are free at first, and those
+/// of the first time at the second.
+fn measure(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()> + Send) {
+    let run = move || {
+        let local = LocalRuntime::new().unwrap();
         let before = Held::now();
-        let gate = Rc::new(Semaphore::new(0));
-        let waiting = Rc::new(Cell::new(0));
-        let begin = Instant::now();
-        let tasks: Vec<_> = (0..count)
-            .map(|_| spawn(Gate(gate.clone(), waiting.clone())))
-            .collect();
-        // Each is polled once.
-        while waiting.get() < count {
-            yield_now().await;
-        }
-        let made = begin.elapsed();
-        let held = Held::now();
-        let begin = Instant::now();
-        gate.add_permits(count);
-        for task in tasks {
-            task.await.unwrap();
-        }
-        let ended = begin.elapsed();
+        let first = local.block_on(suspend(count, &spawn));
+        let again = local.block_on(suspend(count, &spawn));
         let each = |kib: usize| kib as f64 / count as f64;
         let micros = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
         println!(
-            "| {name} | {count} | {:.2} | {:.2} | {:.2} | {} | {:.2} |",
-            micros(made),
-            each(held.resident.saturating_sub(before.resident)),
-            each(held.tables.saturating_sub(before.tables)),
-            held.mappings.saturating_sub(before.mappings),
-            micros(ended),
+            "| {name} | {count} | {:.2} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {:.2} |",
+            micros(first.made),
+            each(first.held.resident.saturating_sub(before.resident)),
+            each(first.held.tables.saturating_sub(before.tables)),
+            first.held.mappings.saturating_sub(before.mappings),
+            micros(first.ended),
+            micros(again.made),
+            micros(again.ended),
         );
-    });
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
+struct Suspended {
+    /// How long it took to make them.
+    made: Duration,
+    /// What the process then held.
+    held: Held,
+    /// How long it took to resume and to end them.
+    ended: Duration,
+}
+
+async fn suspend(count: usize, spawn: &impl Fn(Gate) -> JoinHandle<()>) -> Suspended {
+    let gate = Rc::new(Semaphore::new(0));
+    let waiting = Rc::new(Cell::new(0));
+    let begin = Instant::now();
+    let tasks: Vec<_> = (0..count)
+        .map(|_| spawn(Gate(gate.clone(), waiting.clone())))
+        .collect();
+    // Each is polled once.
+    while waiting.get() < count {
+        yield_now().await;
+    }
+    let made = begin.elapsed();
+    let held = Held::now();
+    let begin = Instant::now();
+    gate.add_permits(count);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    Suspended {
+        made,
+        held,
+        ended: begin.elapsed(),
+    }
 }
 
 /// Where all wait.

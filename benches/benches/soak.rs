@@ -2,8 +2,8 @@
 //! comes back: nothing is leaked, every value is dropped, and the process holds at its end
 //! what it held when it was warm.
 //!
-//! `cargo bench -p greenhack-benches --bench soak -- 300` takes 300 seconds, without a
-//! number 60. `GREENHACK_SOAK_SEED` repeats the dice of another soak; on workers the threads
+//! `cargo bench -p greenhack-benches --features soak --bench soak -- 300` takes 300
+//! seconds, without a number 60. `GREENHACK_SOAK_SEED` repeats the dice of another soak; on workers the threads
 //! do not take turns in the same way again.
 #![forbid(unsafe_code)]
 

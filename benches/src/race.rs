@@ -16,7 +16,11 @@ pub struct Race {
     done: AtomicU64,
     finish: Mutex<Option<Instant>>,
     finished: Notify,
+    exit: Semaphore,
 }
+
+/// More than there are tasks.
+const MANY: usize = 1 << 20;
 
 impl Race {
     /// Makes a race of so many tasks.
@@ -29,6 +33,7 @@ impl Race {
             done: AtomicU64::new(0),
             finish: Mutex::new(None),
             finished: Notify::new(),
+            exit: Semaphore::new(0),
         })
     }
 
@@ -40,12 +45,15 @@ impl Race {
         drop(self.gate.acquire().await);
     }
 
-    /// Ends the part of one task.
-    pub fn done(&self) {
+    /// Ends the part of one task, and waits until all have come so far: what the end
+    /// of a task costs is not part of the race.
+    pub async fn done(&self) {
         if self.done.fetch_add(1, Ordering::Relaxed) + 1 == self.tasks {
             *self.finish.lock().unwrap() = Some(Instant::now());
             self.finished.notify_one();
+            self.exit.add_permits(MANY);
         }
+        drop(self.exit.acquire().await);
     }
 
     /// Waits until all are [`ready`](Self::ready).
@@ -56,7 +64,7 @@ impl Race {
 
     /// Lets all begin.
     pub fn open(&self) {
-        self.gate.add_permits(1 << 20);
+        self.gate.add_permits(MANY);
     }
 
     /// Measures from the opening of the gate to the last `done`.

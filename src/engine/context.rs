@@ -85,7 +85,7 @@ pub(crate) enum Unfinished {
 /// What a coroutine shares with its parent.
 ///
 /// Both sides see it through shared references and raw pointers only, so it is
-/// made of cells. What each suspension looks at comes first, in one line of the
+/// made of cells. What each suspension looks at comes first, as much as a line of the
 /// cache: with many runs that are resumed in turn, lines are what counts.
 #[repr(C)]
 pub(crate) struct Header {

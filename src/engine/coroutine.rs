@@ -78,8 +78,8 @@ pub(crate) struct Coroutine<T, X> {
 /// What a coroutine has in the attic of its stack (I7).
 ///
 /// It is there and not on the heap, so that to suspend and to resume touches one
-/// page, and to start allocates nothing. What a resume looks at comes first, in
-/// two lines of the cache.
+/// page, and to start allocates nothing. What a resume looks at comes first, in two
+/// lines of the cache, of which the first is shared with the link to the parent.
 #[repr(C)]
 struct Block<T, X> {
     switch: ManuallyDrop<Switch<Outcome<T>>>,

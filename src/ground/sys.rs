@@ -115,22 +115,6 @@ impl Mapping {
         Ok(())
     }
 
-    /// Gives the memory of a range back. It reads as zeros from then on.
-    ///
-    /// # Safety
-    ///
-    /// Nothing may live in the range.
-    ///
-    /// # Panics
-    ///
-    /// If the range is not part of the mapping.
-    pub(crate) unsafe fn discard(&self, offset: usize, bytes: usize) {
-        let range = self.range(offset, bytes);
-        // SAFETY: the range is part of this mapping; the caller has nothing in
-        // it. If the system refuses, the memory just stays.
-        unsafe { libc::madvise(range, bytes, libc::MADV_DONTNEED) };
-    }
-
     /// Unmaps all of it.
     ///
     /// # Safety
@@ -152,6 +136,17 @@ impl Mapping {
         // SAFETY: the range was just found to be inside of the mapping.
         unsafe { self.start.as_ptr().add(offset) }.cast()
     }
+}
+
+/// Gives the memory of a range back. It reads as zeros from then on.
+///
+/// # Safety
+///
+/// The range must be whole pages of a [`Mapping`], and nothing may live in it.
+pub(crate) unsafe fn discard(start: usize, bytes: usize) {
+    let range = ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the caller's. If the system refuses, the memory just stays.
+    unsafe { libc::madvise(range, bytes, libc::MADV_DONTNEED) };
 }
 
 /// The size of a page, in bytes.

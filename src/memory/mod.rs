@@ -9,6 +9,7 @@ pub(crate) mod limit;
 ))]
 mod old_kernel_tests;
 pub(crate) mod pool;
+mod shelf;
 #[cfg(all(target_os = "linux", not(greenhack_threads), not(greenhack_valgrind)))]
 mod slab;
 #[cfg(not(all(target_os = "linux", not(greenhack_threads), not(greenhack_valgrind))))]

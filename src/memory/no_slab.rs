@@ -21,17 +21,15 @@ impl Slab {
         Stack::new(self.size).inspect_err(|_| limit::release(self.size))
     }
 
-    /// Gives the memory of a stack back that is free, and its addresses.
-    pub(crate) fn cool(&self, stack: Stack) -> Option<Stack> {
-        drop(stack);
-        limit::release(self.size);
-        None
-    }
-
-    pub(crate) fn trim(&self, _stack: &mut Stack, _kept: usize) {}
-
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
         limit::release(free.len() * self.size);
         drop(free);
     }
+}
+
+/// Gives the memory of a stack back that is free, and its addresses.
+pub(crate) fn cool(stack: Stack) -> Option<Stack> {
+    limit::release(stack.size());
+    drop(stack);
+    None
 }

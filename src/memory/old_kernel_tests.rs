@@ -244,11 +244,13 @@ fn markers_need_no_mappings() {
             let before = mappings();
             let stacks: Vec<_> = (0..count).map(|_| pool::take(size).unwrap()).collect();
             stacks.iter().for_each(touch);
-            // The chunks, of which some may lie side by side, and the heap.
+            // The chunks, of which some may lie side by side, the heap, and the thread
+            // that cools what is given, which may end here.
+            let more = || mappings().saturating_sub(before);
             let chunks = 9;
-            assert!(mappings() - before <= chunks + 4, "{}", mappings() - before);
+            assert!(more() <= chunks + 4, "{}", more());
             stacks.into_iter().for_each(pool::give);
-            assert!(mappings() - before <= chunks + 6, "{}", mappings() - before);
+            assert!(more() <= chunks + 10, "{}", more());
         }
     });
     succeeds(&output);

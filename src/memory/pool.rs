@@ -9,16 +9,16 @@
 //! Stacks come in three sizes, each from a [slab](super::slab). Larger ones have
 //! a mapping each.
 //!
-//! A thread keeps some free stacks as they are. What is above that gives its
-//! memory back when it becomes free, and keeps its addresses; on the workers, who
-//! have the time to do it when they are idle, see [`tick`].
+//! A thread has some free stacks at hand. The others wait on a
+//! [shelf](super::shelf), where they give their memory back when they are not needed.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::mem;
 
 use super::limit;
+use super::shelf::Shelf;
 use super::slab::Slab;
 use crate::ground::switch::Stack;
 
@@ -33,18 +33,19 @@ const CLASSES: [usize; 3] = [64 * 1024, 256 * 1024, DEFAULT_SIZE];
 /// More is an error: no address space holds many of these.
 const LARGEST: usize = 1 << 40;
 
-/// How many free stacks of a size a thread keeps as they are.
-const KEPT: usize = 256;
+/// Every so often a stack is given back, those go to the shelf that were not needed.
+const TIDY_EVERY: usize = 128;
 
-/// How much of a free stack is kept as it is, whatever was used of it.
-const WATERMARK: usize = 16 * 1024;
+/// How many stay at hand all the same. So there are never more than
+/// `FEW + 2 * TIDY_EVERY`.
+const FEW: usize = 32;
 
-/// Every so often a stack is given back, one that waits is trimmed to the
-/// [`WATERMARK`].
-const TRIM_EVERY: usize = 64;
+/// Every so often one goes that was, so that none keeps for ever what was once used of
+/// it.
+const ROTATE_EVERY: usize = 8 * TIDY_EVERY;
 
-/// How many stacks a [`tick`] looks at.
-const MOST_AT_A_TICK: usize = 256;
+/// How many free stacks that are larger than any class a thread keeps.
+const MOST_LARGE: usize = 256;
 
 struct Pool {
     classes: [Class; CLASSES.len()],
@@ -55,17 +56,16 @@ struct Pool {
 /// The stacks of one size.
 struct Class {
     slab: Slab,
-    /// Free, with what memory they have.
-    warm: Vec<Stack>,
-    /// Free, and without memory.
-    cold: Vec<Stack>,
+    /// Free, and taken first.
+    at_hand: Vec<Stack>,
+    /// The fewest that were at hand since it was last tidied up.
+    fewest: usize,
+    shelf: Shelf,
     given: usize,
 }
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::new(Pool::new());
-    /// Whether somebody calls [`tick`] on this thread.
-    static TICKS: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Pool {
@@ -73,8 +73,9 @@ impl Pool {
         Pool {
             classes: CLASSES.map(|size| Class {
                 slab: Slab::new(size),
-                warm: Vec::new(),
-                cold: Vec::new(),
+                at_hand: Vec::new(),
+                fewest: 0,
+                shelf: Shelf::default(),
                 given: 0,
             }),
             large: Vec::new(),
@@ -85,8 +86,8 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         for class in &mut self.classes {
-            let mut free = mem::take(&mut class.warm);
-            free.append(&mut class.cold);
+            let mut free = mem::take(&mut class.at_hand);
+            free.append(&mut class.shelf.empty());
             class.slab.end(free);
         }
         self.large.drain(..).for_each(end_large);
@@ -94,8 +95,15 @@ impl Drop for Pool {
 }
 
 impl Class {
-    fn take_cold(&mut self) -> io::Result<Stack> {
-        match self.cold.pop() {
+    #[inline]
+    fn take_at_hand(&mut self) -> Option<Stack> {
+        let stack = self.at_hand.pop();
+        self.fewest = self.fewest.min(self.at_hand.len());
+        stack
+    }
+
+    fn take_from_shelf(&mut self) -> io::Result<Stack> {
+        match self.shelf.take(TIDY_EVERY, &mut self.at_hand) {
             Some(stack) => Ok(stack),
             None => self.slab.cut(),
         }
@@ -103,31 +111,26 @@ impl Class {
 
     #[inline]
     fn give(&mut self, stack: Stack) {
-        if self.warm.len() >= KEPT && !TICKS.get() {
-            let cold = self.slab.cool(stack);
-            self.cold.extend(cold);
-            return;
-        }
-        self.warm.push(stack);
+        self.at_hand.push(stack);
         self.given = self.given.wrapping_add(1);
-        if self.given % TRIM_EVERY == 0 {
-            self.trim();
+        if self.given % TIDY_EVERY == 0 {
+            self.tidy_up();
         }
     }
 
-    /// Trims one of the stacks that wait.
+    /// Puts on the shelf what is too much, those first that have waited longest.
     #[cold]
-    fn trim(&mut self) {
-        let index = self.given / TRIM_EVERY % self.warm.len();
-        self.slab.trim(&mut self.warm[index], WATERMARK);
-    }
-
-    /// Cools some of what is more than `kept`, those that have waited longest.
-    fn cool_down(&mut self) {
-        let more = self.warm.len().saturating_sub(KEPT).min(MOST_AT_A_TICK);
-        for stack in self.warm.drain(..more) {
-            self.cold.extend(self.slab.cool(stack));
+    fn tidy_up(&mut self) {
+        if self.given % ROTATE_EVERY == 0 {
+            let index = self.given / ROTATE_EVERY % self.at_hand.len();
+            let stack = self.at_hand.swap_remove(index);
+            self.shelf.put([stack].into_iter());
         }
+        let too_many = self.fewest.min(self.at_hand.len()).saturating_sub(FEW);
+        if too_many > 0 {
+            self.shelf.put(self.at_hand.drain(..too_many));
+        }
+        self.fewest = self.at_hand.len();
     }
 }
 
@@ -145,22 +148,22 @@ fn class_of(size: usize) -> Option<usize> {
 /// `InvalidInput` for a size that cannot be meant.
 #[inline]
 pub(crate) fn take(size: usize) -> io::Result<Stack> {
-    let warm = class_of(size).and_then(|class| {
-        let pop = |pool: &RefCell<Pool>| pool.borrow_mut().classes[class].warm.pop();
-        POOL.try_with(pop).ok().flatten()
+    let at_hand = class_of(size).and_then(|class| {
+        let take = |pool: &RefCell<Pool>| pool.borrow_mut().classes[class].take_at_hand();
+        POOL.try_with(take).ok().flatten()
     });
-    match warm {
+    match at_hand {
         Some(stack) => Ok(stack),
-        None => take_cold(size),
+        None => take_another(size),
     }
 }
 
 #[cold]
-fn take_cold(size: usize) -> io::Result<Stack> {
+fn take_another(size: usize) -> io::Result<Stack> {
     let taken = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         match class_of(size) {
-            Some(class) => pool.classes[class].take_cold(),
+            Some(class) => pool.classes[class].take_from_shelf(),
             None => take_large(&mut pool.large, size),
         }
     });
@@ -208,31 +211,9 @@ pub(crate) fn give(stack: Stack) {
         let mut pool = pool.borrow_mut();
         match class_of(stack.size()) {
             Some(class) => pool.classes[class].give(stack),
-            None if pool.large.len() < KEPT => pool.large.push(stack),
+            None if pool.large.len() < MOST_LARGE => pool.large.push(stack),
             None => end_large(stack),
         }
-    });
-}
-
-/// Promises that [`tick`] is called now and then on this thread.
-pub(crate) fn will_tick() {
-    TICKS.set(true);
-}
-
-/// Whether free stacks hold memory that a [`tick`] would give back.
-pub(crate) fn has_surplus() -> bool {
-    let surplus = |pool: &RefCell<Pool>| {
-        let pool = pool.borrow();
-        pool.classes.iter().any(|class| class.warm.len() > KEPT)
-    };
-    POOL.try_with(surplus).unwrap_or(false)
-}
-
-/// Gives back the memory of some free stacks, for a thread that is idle.
-pub(crate) fn tick() {
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        pool.classes.iter_mut().for_each(Class::cool_down);
     });
 }
 
@@ -242,11 +223,12 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    /// How many stacks of a size are free here, with memory and without.
+    /// How many stacks of a size are free here: at hand, and on the shelf.
     fn free(size: usize) -> (usize, usize) {
         POOL.with_borrow(|pool| {
             let class = &pool.classes[class_of(size).unwrap()];
-            (class.warm.len(), class.cold.len())
+            let (warm, cold) = class.shelf.count();
+            (class.at_hand.len(), warm + cold)
         })
     }
 
@@ -289,24 +271,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_thread_keeps_gives_its_memory_back() {
-        take_many(KEPT + 8).into_iter().for_each(give);
-        let (warm, cold) = free(0);
-        assert_eq!(warm, KEPT);
-        assert!(cold == 8 || cfg!(not(target_os = "linux")) || cfg!(greenhack_threads));
-        let again = take_many(KEPT + 8);
+    fn what_is_not_needed_goes_to_the_shelf() {
+        let needed = 3;
+        let at_first = FEW + needed + 8;
+        take_many(at_first).into_iter().for_each(give);
+        assert_eq!(free(0), (at_first, 0));
+        // The first time to tidy up sees that all were needed, the second that few were.
+        for _ in 0..2 * TIDY_EVERY {
+            take_many(needed).into_iter().for_each(give);
+        }
+        assert_eq!(free(0), (FEW + needed, 8));
+        // And it comes back when it is.
+        let all = take_many(at_first);
         assert_eq!(free(0), (0, 0));
-        again.into_iter().for_each(give);
+        all.into_iter().for_each(give);
     }
 
     #[test]
-    fn a_thread_that_ticks_gives_memory_back_when_it_is_idle() {
-        will_tick();
-        take_many(KEPT + 8).into_iter().for_each(give);
-        assert_eq!(free(0).0, KEPT + 8);
-        assert!(has_surplus());
-        tick();
-        assert_eq!(free(0).0, KEPT);
-        assert!(!has_surplus());
+    fn one_that_is_needed_goes_to_the_shelf_at_times() {
+        for _ in 0..ROTATE_EVERY {
+            give(take(0).unwrap());
+        }
+        assert_eq!(free(0), (0, 1));
+    }
+
+    #[test]
+    fn there_are_never_too_many_at_hand() {
+        let most = FEW + 2 * TIDY_EVERY;
+        let mut taken = take_many(4 * most);
+        while let Some(stack) = taken.pop() {
+            give(stack);
+            assert!(free(0).0 <= most);
+            // What comes from the shelf is soon back there.
+            if taken.len() % 300 == 0 {
+                take_many(most / 2).into_iter().for_each(give);
+            }
+        }
     }
 }

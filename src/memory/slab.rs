@@ -124,31 +124,6 @@ impl Slab {
         self.chunks.iter().map(|chunk| chunk.cut).sum()
     }
 
-    /// Gives the memory of a stack back that is free, and keeps its addresses.
-    pub(crate) fn cool(&self, stack: Stack) -> Option<Stack> {
-        self.discard(&stack, 0);
-        Some(stack)
-    }
-
-    /// Gives back what a free stack has below its topmost `kept` bytes.
-    pub(crate) fn trim(&self, stack: &mut Stack, kept: usize) {
-        self.discard(stack, kept);
-    }
-
-    fn discard(&self, stack: &Stack, kept: usize) {
-        let limit = stack.lowest();
-        let owner = self.chunks.iter().find(|chunk| {
-            let start = chunk.mapping.start();
-            (start..start + chunk.slots * (self.guard + self.size)).contains(&limit)
-        });
-        if let Some(chunk) = owner {
-            let bytes = self.size.saturating_sub(kept);
-            // SAFETY: whoever has a `Stack` that is not in use has its memory
-            // for himself (P1).
-            unsafe { chunk.mapping.discard(limit - chunk.mapping.start(), bytes) };
-        }
-    }
-
     /// Unmaps all, if `free` holds every stack that was ever cut (P2).
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
         if free.len() == self.cuts() {
@@ -161,6 +136,14 @@ impl Slab {
             }
         }
     }
+}
+
+/// Gives the memory of a stack back that is free, and keeps its addresses.
+pub(crate) fn cool(stack: Stack) -> Option<Stack> {
+    // SAFETY: whoever has a `Stack` that is not in use has its memory for himself, and
+    // its slot stays mapped meanwhile (P1, P2).
+    unsafe { sys::discard(stack.lowest(), stack.size()) };
+    Some(stack)
 }
 
 #[cfg(test)]
@@ -209,6 +192,20 @@ mod tests {
         assert_eq!(slab.chunks.len(), 1);
         slab.end(vec![used]);
         assert_eq!(slab.chunks.len(), 1, "its other stack is not free for sure");
+    }
+
+    #[test]
+    fn a_stack_that_is_cooled_reads_as_zeros_and_is_as_good_as_new() {
+        let mut slab = Slab::new(64 * KIB);
+        let stack = slab.cut().unwrap();
+        let (attic, lowest) = (stack.attic(), stack.lowest());
+        // SAFETY: nothing runs on the stack.
+        unsafe { attic.write(1) };
+        let stack = cool(stack).unwrap();
+        assert_eq!((stack.attic(), stack.lowest()), (attic, lowest));
+        // SAFETY: as above.
+        assert_eq!(unsafe { attic.read() }, 0);
+        slab.end(vec![stack]);
     }
 
     #[test]

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, watch};
-use tokio::task::{spawn_local, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::metrics::Tally;
 use super::outside;
@@ -37,16 +37,12 @@ use super::queue::{Pulled, Queue};
 use crate::engine::residents;
 use crate::ground::error::discard;
 use crate::ground::{report, sys};
-use crate::memory::pool;
 
 pub use super::metrics::Metrics;
 pub use super::pinned::{Worker, Workers};
 
 /// How many runs a worker starts before it looks after those it has.
 const STARTS_PER_TICK: usize = 4;
-
-/// How long free stacks keep their memory on an idle worker.
-const IDLE_TICK: Duration = Duration::from_millis(100);
 
 /// The settings of the workers.
 ///
@@ -503,28 +499,13 @@ where
 /// Makes this thread a worker until `life` ends and its runs have.
 pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Output = ()>) {
     IS_WORKER.set(true);
-    pool::will_tick();
     runtime.block_on(async {
-        spawn_local(give_memory_back());
         life.await;
         close();
         // What is left then is leaked when the runtime drops it.
         let _ = timeout(staff.limit(), all_have_ended()).await;
     });
     runtime.shutdown_background();
-}
-
-/// Gives the memory of free stacks back, when the worker has been idle since it
-/// came to have so many.
-async fn give_memory_back() {
-    let surplus = SURPLUS.with(Rc::clone);
-    loop {
-        surplus.notified().await;
-        while pool::has_surplus() {
-            sleep(IDLE_TICK).await;
-            pool::tick();
-        }
-    }
 }
 
 /// The end of a worker, however it comes about.
@@ -557,12 +538,7 @@ pub(super) fn runtime(
 ) -> io::Result<LocalRuntime> {
     RuntimeBuilder::new_current_thread()
         .enable_all()
-        .on_thread_park(move || {
-            park();
-            if pool::has_surplus() {
-                SURPLUS.with(|surplus| surplus.notify_one());
-            }
-        })
+        .on_thread_park(park)
         .on_thread_unpark(unpark)
         .build_local(LocalOptions::default())
 }
@@ -573,8 +549,6 @@ thread_local! {
     static RESIDENTS: RefCell<HashMap<u64, Waker>> = RefCell::default();
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
-    /// Told when the worker parks with more free stacks than it keeps.
-    static SURPLUS: Rc<Notify> = Rc::default();
 }
 
 /// Whether the runs of this worker are to end.

@@ -140,7 +140,7 @@ impl<const HUNGRY: bool> Work for Waits<HUNGRY> {
                 black_box(S::wait(handle, Once::default()));
             }
         }
-        self.race.done();
+        S::wait(handle, self.race.done());
     }
 
     async fn native(self) {
@@ -152,7 +152,7 @@ impl<const HUNGRY: bool> Work for Waits<HUNGRY> {
                 black_box(Once::default().await);
             }
         }
-        self.race.done();
+        self.race.done().await;
     }
 }
 
