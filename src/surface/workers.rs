@@ -14,13 +14,11 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::Waker;
 use std::thread;
@@ -35,6 +33,7 @@ use super::metrics::Tally;
 use super::outside;
 use super::queue::{Pulled, Queue};
 use crate::engine::residents;
+use crate::ground::ambient::ThreadToken;
 use crate::ground::error::discard;
 use crate::ground::{report, sys};
 
@@ -545,8 +544,7 @@ pub(super) fn runtime(
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
-    /// The wakers of the runs that are suspended on this worker.
-    static RESIDENTS: RefCell<HashMap<u64, Waker>> = RefCell::default();
+    static RESIDENTS: RefCell<Residents> = RefCell::default();
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
 }
@@ -562,7 +560,7 @@ fn close() {
     CLOSING.set(true);
     // Whatever the wakers do, they do it outside of the borrow, and each must be
     // woken.
-    for waker in RESIDENTS.take().into_values() {
+    for waker in RESIDENTS.with_borrow_mut(Residents::take_wakers) {
         catch_unwind(AssertUnwindSafe(|| waker.wake())).unwrap_or_else(discard);
     }
 }
@@ -575,10 +573,43 @@ async fn all_have_ended() {
     }
 }
 
+/// The runs that are suspended on a worker.
+#[derive(Default)]
+struct Residents {
+    /// The waker of each, at its index. `None` where it has been taken, and at the
+    /// indices that are free.
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Residents {
+    fn add(&mut self, waker: Waker) -> usize {
+        match self.free.pop() {
+            Some(index) => {
+                self.wakers[index] = Some(waker);
+                index
+            }
+            None => {
+                self.wakers.push(Some(waker));
+                self.wakers.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Waker> {
+        self.free.push(index);
+        self.wakers[index].take()
+    }
+
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        self.wakers.iter_mut().filter_map(Option::take).collect()
+    }
+}
+
 /// A run that is suspended on this worker. It is woken when the worker closes.
 pub(crate) struct Resident {
-    id: u64,
-    waker: Waker,
+    index: usize,
+    thread: ThreadToken,
 }
 
 impl Resident {
@@ -587,30 +618,39 @@ impl Resident {
     #[inline]
     pub(crate) fn update(entry: &RefCell<Option<Resident>>, waker: &Waker) {
         if IS_WORKER.get() {
-            let same = |resident: &Resident| resident.waker.will_wake(waker);
-            if !entry.borrow().as_ref().is_some_and(same) {
+            let is_known = |resident: &Resident| resident.is_woken_by(waker);
+            if !entry.borrow().as_ref().is_some_and(is_known) {
                 entry.replace(Some(Resident::enter(waker)));
             }
         }
     }
 
+    fn is_woken_by(&self, waker: &Waker) -> bool {
+        RESIDENTS.with_borrow(|residents| {
+            let known = residents.wakers[self.index].as_ref();
+            known.is_some_and(|known| known.will_wake(waker))
+        })
+    }
+
     #[cold]
     fn enter(waker: &Waker) -> Resident {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let resident = Resident {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            waker: waker.clone(),
-        };
         // Whatever the clone of a waker does, it does it before the borrow.
-        let listed = waker.clone();
-        RESIDENTS.with_borrow_mut(|residents| residents.insert(resident.id, listed));
-        resident
+        let waker = waker.clone();
+        Resident {
+            index: RESIDENTS.with_borrow_mut(|residents| residents.add(waker)),
+            thread: ThreadToken::current(),
+        }
     }
 }
 
 impl Drop for Resident {
     fn drop(&mut self) {
-        let removed = RESIDENTS.try_with(|residents| residents.borrow_mut().remove(&self.id));
+        if !self.thread.is_this_thread() {
+            // A run that has ended may be dropped anywhere. Its waker stays.
+            return;
+        }
+        let remove = |residents: &RefCell<Residents>| residents.borrow_mut().remove(self.index);
+        let removed = RESIDENTS.try_with(remove);
         // It may be the last reference to its task.
         drop(removed);
         drop(Changed);
