@@ -8,9 +8,10 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::env;
 use std::hint::black_box;
+use std::process::Command;
 use std::rc::Rc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder};
@@ -22,39 +23,62 @@ use tokio::task::{JoinHandle, spawn_local, yield_now};
 
 const KIB: usize = 1024;
 
+/// What is measured, each time in a process of its own.
+const CASES: [&str; 5] = [
+    "a page",
+    "async task",
+    "run, 64 KiB of stack",
+    "run, 1 MiB of stack",
+    "run, 8 KiB used of 64 KiB",
+];
+
 fn main() {
+    let asked = env::args().find_map(|arg| arg.strip_prefix("--case=")?.parse().ok());
+    let count = env::args().find_map(|arg| arg.strip_prefix("--count=")?.parse().ok());
+    if let (Some(case), Some(count)) = (asked, count) {
+        return measure(case, count);
+    }
     println!(
         "| suspended at once | count | µs to make | KiB resident | KiB of page tables | mappings \
          | µs to resume and end | µs to make again | µs to resume and end again |"
     );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
-    let counts: &[usize] = if std::env::args().any(|arg| arg == "--million") {
-        &[10_000, 100_000, 1_000_000]
-    } else {
-        &[10_000, 100_000]
+    let most = match env::args().any(|arg| arg == "--million") {
+        true => 1_000_000,
+        false => 100_000,
     };
-    for &count in counts {
-        touch_pages(count);
-        measure("async task", count, |gate| {
-            spawn_local(async move { gate.pass().await })
-        });
-        for (name, size) in [
-            ("run, 64 KiB of stack", 64 * KIB),
-            ("run, 1 MiB of stack", KIB * KIB),
-        ] {
-            measure(name, count, |gate| {
-                spawn_local(builder().stack_size(size).run_sync_local(move || {
-                    await_sync(gate.pass());
-                }))
-            });
+    for count in [10_000, 100_000, 1_000_000] {
+        for case in (0..CASES.len()).filter(|_| count <= most) {
+            let status = Command::new(env::current_exe().unwrap())
+                .args([format!("--case={case}"), format!("--count={count}")])
+                .status();
+            assert!(status.unwrap().success());
         }
-        measure("run, 8 KiB used of 64 KiB", count, |gate| {
+    }
+}
+
+fn measure(case: usize, count: usize) {
+    let run = |size: usize| {
+        move |gate: Gate| {
+            spawn_local(builder().stack_size(size).run_sync_local(move || {
+                await_sync(gate.pass());
+            }))
+        }
+    };
+    match CASES[case] {
+        "a page" => touch_pages(count),
+        name @ "async task" => suspend_twice(name, count, |gate| {
+            spawn_local(async move { gate.pass().await })
+        }),
+        name @ "run, 64 KiB of stack" => suspend_twice(name, count, run(64 * KIB)),
+        name @ "run, 1 MiB of stack" => suspend_twice(name, count, run(KIB * KIB)),
+        name => suspend_twice(name, count, |gate| {
             spawn_local(builder().stack_size(64 * KIB).run_sync_local(move || {
                 let used = black_box([1_u8; 8 * KIB]);
                 await_sync(gate.pass());
                 black_box(&used);
             }))
-        });
+        }),
     }
 }
 
@@ -74,28 +98,25 @@ fn touch_pages(count: usize) {
     println!("| a page | {count} | {each:.2} | | | | | | |");
 }
 
-/// Measures on a thread of its own, which has no stacks that are free at first, and those
-/// of the first time at the second.
-fn measure(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()> + Send) {
-    let run = move || {
-        let local = LocalRuntime::new().unwrap();
-        let before = Held::now();
-        let first = local.block_on(suspend(count, &spawn));
-        let again = local.block_on(suspend(count, &spawn));
-        let each = |kib: usize| kib as f64 / count as f64;
-        let micros = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
-        println!(
-            "| {name} | {count} | {:.2} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {:.2} |",
-            micros(first.made),
-            each(first.held.resident.saturating_sub(before.resident)),
-            each(first.held.tables.saturating_sub(before.tables)),
-            first.held.mappings.saturating_sub(before.mappings),
-            micros(first.ended),
-            micros(again.made),
-            micros(again.ended),
-        );
-    };
-    thread::scope(|scope| scope.spawn(run).join().unwrap());
+/// The first time there is no stack that is free, the second time there are those of the
+/// first.
+fn suspend_twice(name: &str, count: usize, spawn: impl Fn(Gate) -> JoinHandle<()>) {
+    let local = LocalRuntime::new().unwrap();
+    let before = Held::now();
+    let first = local.block_on(suspend(count, &spawn));
+    let again = local.block_on(suspend(count, &spawn));
+    let each = |kib: usize| kib as f64 / count as f64;
+    let micros = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
+    println!(
+        "| {name} | {count} | {:.2} | {:.2} | {:.2} | {} | {:.2} | {:.2} | {:.2} |",
+        micros(first.made),
+        each(first.held.resident.saturating_sub(before.resident)),
+        each(first.held.tables.saturating_sub(before.tables)),
+        first.held.mappings.saturating_sub(before.mappings),
+        micros(first.ended),
+        micros(again.made),
+        micros(again.ended),
+    );
 }
 
 struct Suspended {
