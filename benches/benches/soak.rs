@@ -3,8 +3,8 @@
 //! what it held when it was warm.
 //!
 //! `cargo bench -p greenhack-benches --features soak --bench soak -- 300` takes 300
-//! seconds, without a number 60. `GREENHACK_SOAK_SEED` repeats the dice of another soak; on workers the threads
-//! do not take turns in the same way again.
+//! seconds, without a number 60. `GREENHACK_SOAK_SEED` repeats the dice of another soak;
+//! on workers the threads do not take turns in the same way again.
 #![forbid(unsafe_code)]
 
 #[path = "../../tests/soak/churn.rs"]

@@ -85,8 +85,8 @@ pub(crate) enum Unfinished {
 /// What a coroutine shares with its parent.
 ///
 /// Both sides see it through shared references and raw pointers only, so it is
-/// made of cells. What each suspension looks at comes first, as much as a line of the
-/// cache: with many runs that are resumed in turn, lines are what counts.
+/// made of cells. What each suspension looks at comes first, and is no more than fits in
+/// a line of the cache: with many runs that are resumed in turn, lines are what counts.
 #[repr(C)]
 pub(crate) struct Header {
     yielder: Cell<*const Yielder>,

@@ -12,3 +12,8 @@ pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
 pub(crate) fn stay_on(_core: usize) -> io::Result<()> {
     Ok(())
 }
+
+/// Does nothing.
+pub(crate) fn leave_core() -> io::Result<()> {
+    Ok(())
+}

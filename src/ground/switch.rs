@@ -66,6 +66,9 @@ mod native {
             size_of::<Pages>() <= OFF_LINE,
             "there is room above the attic"
         );
+        // A stack is numbers, and goes to other threads with what they stand for.
+        const fn is_send<T: Send>() {}
+        is_send::<Pages>();
     };
 
     /// The next of the distances from the top at which stacks begin.
@@ -95,7 +98,8 @@ mod native {
         ///
         /// - The memory must be mapped, and a guard below it, until this is
         ///   dropped, and for ever if this is leaked.
-        /// - It must read as zeros, and nobody else may use it.
+        /// - What is above the attic must read as zeros, and nobody else may use any
+        ///   of it.
         /// - Both numbers must be multiples of the size of a page.
         #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
         pub(crate) unsafe fn over(limit: usize, size: usize) -> Stack {
@@ -144,9 +148,9 @@ mod native {
     }
 
     // SAFETY: `DefaultStack` keeps the contract (a guard page, at least the
-    // minimum size, aligned bounds), and the caller of `over` does. The stagger
-    // and the attic are multiples of the alignment; they were added to the size,
-    // or leave more than the minimum of it.
+    // minimum size, aligned bounds), and the caller of `over` does. What is above the
+    // base is a multiple of the alignment; it was added to the size, or leaves more
+    // than the minimum of it.
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> StackPointer {

@@ -41,9 +41,12 @@ pub(crate) struct Stack {
     attic: NonNull<Attic>,
 }
 
-/// As aligned as the top of a stack.
-#[repr(align(64))]
+/// As aligned as the base of a stack.
+#[repr(align(16))]
 struct Attic(#[allow(dead_code, reason = "it is room")] [MaybeUninit<u8>; ATTIC]);
+
+// SAFETY: it owns its attic, which nobody has borrowed.
+unsafe impl Send for Stack {}
 
 impl Stack {
     pub(crate) fn new(size: usize) -> io::Result<Stack> {

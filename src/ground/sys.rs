@@ -161,22 +161,8 @@ const BITS: usize = libc::c_ulong::BITS as usize;
 
 /// The cores that the calling thread may use, which a container may have limited.
 pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
-    // Room for 1,024 cores. A kernel that knows more refuses a smaller set.
-    let mut words: Vec<libc::c_ulong> = vec![0; 1024 / BITS];
-    loop {
-        let bytes = mem::size_of_val(&*words);
-        let set = words.as_mut_ptr().cast::<libc::cpu_set_t>();
-        // SAFETY: the system writes `bytes` at most, and that is what there is.
-        // 0 is the calling thread.
-        if unsafe { libc::sched_getaffinity(0, bytes, set) } == 0 {
-            break;
-        }
-        let error = io::Error::last_os_error();
-        if error.raw_os_error() != Some(libc::EINVAL) || words.len() > 1024 {
-            return Err(error);
-        }
-        words.resize(words.len() * 2, 0);
-    }
+    // 0 is the calling thread.
+    let words = cores_of(0)?;
     let is_in = |core: &usize| (words[core / BITS] >> (core % BITS)) & 1 == 1;
     Ok((0..words.len() * BITS).filter(is_in).collect())
 }
@@ -185,11 +171,41 @@ pub(crate) fn allowed_cores() -> io::Result<Vec<usize>> {
 pub(crate) fn stay_on(core: usize) -> io::Result<()> {
     let mut words: Vec<libc::c_ulong> = vec![0; core / BITS + 1];
     words[core / BITS] = 1 << (core % BITS);
-    let bytes = mem::size_of_val(&*words);
+    use_cores(&words)
+}
+
+/// Lets the calling thread use the cores that the main thread may: it has inherited
+/// those of the thread that has started it.
+pub(crate) fn leave_core() -> io::Result<()> {
+    // SAFETY: it only asks for a number, which is also that of the main thread.
+    let main = unsafe { libc::getpid() };
+    use_cores(&cores_of(main)?)
+}
+
+/// The set of cores of a thread, a bit for each.
+fn cores_of(thread: libc::pid_t) -> io::Result<Vec<libc::c_ulong>> {
+    // Room for 1,024 cores. A kernel that knows more refuses a smaller set.
+    let mut words: Vec<libc::c_ulong> = vec![0; 1024 / BITS];
+    loop {
+        let bytes = mem::size_of_val(&*words);
+        let set = words.as_mut_ptr().cast::<libc::cpu_set_t>();
+        // SAFETY: the system writes `bytes` at most, and that is what there is.
+        if unsafe { libc::sched_getaffinity(thread, bytes, set) } == 0 {
+            return Ok(words);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EINVAL) || words.len() > 1024 {
+            return Err(error);
+        }
+        words.resize(words.len() * 2, 0);
+    }
+}
+
+fn use_cores(words: &[libc::c_ulong]) -> io::Result<()> {
     let set = words.as_ptr().cast::<libc::cpu_set_t>();
-    // SAFETY: the system reads `bytes`, and that is what there is; it takes
+    // SAFETY: the system reads that many bytes, and they are there; it takes
     // what is missing of its own set as zeros. 0 is the calling thread.
-    match unsafe { libc::sched_setaffinity(0, bytes, set) } {
+    match unsafe { libc::sched_setaffinity(0, mem::size_of_val(words), set) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -207,7 +207,7 @@ fn raise(count: u32) {
 /// alone: other threads may have taken the rest before it looks.
 fn more_tokens() -> Option<Token> {
     let helper = thread::Builder::new()
-        .name("greenhack-unwind".to_owned())
+        .name("greenhack-throw".to_owned())
         .spawn(|| {
             let mut tokens = (0..FIRST).map_while(|_| {
                 let mut token = Token::new()?;

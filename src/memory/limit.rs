@@ -1,7 +1,8 @@
 //! How much the stacks of the process may take together.
 //!
-//! What counts is the size of each stack from when it is made until its thread
-//! ends, whether something runs on it or not: the most that it can come to hold.
+//! What counts is the size of each stack from when it is made until it is unmapped,
+//! whether something runs on it or not: the most that it can come to hold. On Linux that
+//! is when its thread ends.
 //! It is counted where stacks are made, not where they are taken from a free
 //! list.
 #![forbid(unsafe_code)]
@@ -23,7 +24,7 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 ///
 /// What counts is the size of a stack, which is the most that it can hold, and not the
 /// memory that has been touched, which is often a page or two. A stack that is free
-/// counts as well, until its thread ends: only runs of that thread get it. So
+/// counts as well, on Linux until its thread ends: only runs of that thread get it. So
 /// `stack_size` × the largest number of runs at once, thread by thread, is a limit that
 /// is never met; a container that must not run out of memory sets less than it has.
 ///

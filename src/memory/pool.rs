@@ -40,8 +40,8 @@ const TIDY_EVERY: usize = 128;
 /// `FEW + 2 * TIDY_EVERY`.
 const FEW: usize = 32;
 
-/// Every so often one goes that was, so that none keeps for ever what was once used of
-/// it.
+/// Every so often one goes that was, to be cooled, so that none keeps for ever what was
+/// once used of it.
 const ROTATE_EVERY: usize = 8 * TIDY_EVERY;
 
 /// How many free stacks that are larger than any class a thread keeps.
@@ -58,7 +58,7 @@ struct Class {
     slab: Slab,
     /// Free, and taken first.
     at_hand: Vec<Stack>,
-    /// The fewest that were at hand since it was last tidied up.
+    /// The fewest that were at hand since it was last tidied up, or filled.
     fewest: usize,
     shelf: Shelf,
     given: usize,
@@ -103,9 +103,16 @@ impl Class {
     }
 
     fn take_from_shelf(&mut self) -> io::Result<Stack> {
-        match self.shelf.take(TIDY_EVERY, &mut self.at_hand) {
-            Some(stack) => Ok(stack),
-            None => self.slab.cut(),
+        loop {
+            if let Some(stack) = self.shelf.take(TIDY_EVERY, &mut self.at_hand) {
+                self.fewest = self.at_hand.len();
+                return Ok(stack);
+            }
+            match self.slab.cut() {
+                // There is none to be had, but some are free.
+                Err(_) if self.shelf.wait() => {}
+                cut => return cut,
+            }
         }
     }
 
@@ -124,7 +131,7 @@ impl Class {
         if self.given % ROTATE_EVERY == 0 {
             let index = self.given / ROTATE_EVERY % self.at_hand.len();
             let stack = self.at_hand.swap_remove(index);
-            self.shelf.put([stack].into_iter());
+            self.shelf.put_worn(stack);
         }
         let too_many = self.fewest.min(self.at_hand.len()).saturating_sub(FEW);
         if too_many > 0 {
@@ -290,22 +297,29 @@ mod tests {
     #[test]
     fn one_that_is_needed_goes_to_the_shelf_at_times() {
         for _ in 0..ROTATE_EVERY {
+            assert!(free(0).0 <= 1);
             give(take(0).unwrap());
         }
-        assert_eq!(free(0), (0, 1));
+        assert_eq!(free(0).0, 0);
     }
 
     #[test]
     fn there_are_never_too_many_at_hand() {
         let most = FEW + 2 * TIDY_EVERY;
-        let mut taken = take_many(4 * most);
-        while let Some(stack) = taken.pop() {
+        let mut taken = take_many(8 * most);
+        for stack in taken.drain(..6 * most) {
             give(stack);
             assert!(free(0).0 <= most);
-            // What comes from the shelf is soon back there.
-            if taken.len() % 300 == 0 {
-                take_many(most / 2).into_iter().for_each(give);
-            }
+        }
+        // None at hand when it has just been tidied up, then many from the shelf at once.
+        let given = POOL.with_borrow(|pool| pool.classes[0].given);
+        for stack in taken.drain(..TIDY_EVERY - given % TIDY_EVERY) {
+            give(stack);
+        }
+        taken.append(&mut take_many(free(0).0 + 1));
+        for stack in taken {
+            give(stack);
+            assert!(free(0).0 <= most);
         }
     }
 }

@@ -10,13 +10,13 @@
 //!           ◀─── none left ────      ◀────── none left ────────
 //! ```
 //!
-//! The thread is started by the first shelf that is full, and ends when there is nothing
-//! left that is warm.
+//! The thread is started when there are many warm ones, or one that is worn, and ends when
+//! no shelf has anything left to cool.
 //!
 //! # Invariants
 //!
-//! - K1 A stack of a shelf is on it, or in the hands of the cooler, which brings back what
-//!   it can: a shelf that is emptied waits for that. So its owner gets all of them.
+//! - K1 A stack of a shelf is on it, or in the hands of the cooler, which brings it back
+//!   cold; where there are no slabs, it unmaps it. A shelf that is emptied waits for that.
 #![forbid(unsafe_code)]
 
 use std::mem;
@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use super::slab;
 use crate::ground::switch::Stack;
+use crate::ground::sys;
 
 /// So many are worth a thread.
 const FULL: usize = 64;
@@ -39,6 +40,10 @@ const ROUND: Duration = if cfg!(test) {
 
 /// The cooler has so many in its hands at most.
 const HANDFUL: usize = 64;
+
+/// How long it may take to cool a handful. It takes longer if the thread is no more: in a
+/// child that was forked, or in a process that ends.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The shelf of one thread, for stacks of one size.
 #[derive(Default)]
@@ -57,49 +62,70 @@ struct Stacks {
     warm: Vec<Stack>,
     /// How many of them, the first, have been there since the last round.
     idle: usize,
-    /// Without memory.
+    /// To be cooled by the next round, and taken only if there is no other.
+    worn: Vec<Stack>,
     cold: Vec<Stack>,
-    /// How many the cooler has.
+    /// How many the cooler has in its hands.
     away: usize,
     /// The cooler knows of this shelf.
     is_known: bool,
 }
 
 impl Shelf {
-    /// Takes up to `most` stacks that are warm, or a cold one.
+    /// Takes up to `most` stacks that are warm, or another one.
     pub(crate) fn take(&self, most: usize, at_hand: &mut Vec<Stack>) -> Option<Stack> {
         let mut stacks = self.0.lock();
         let left = stacks.warm.len().saturating_sub(most);
         at_hand.extend(stacks.warm.drain(left..));
         stacks.idle = stacks.idle.min(left);
-        at_hand.pop().or_else(|| stacks.cold.pop())
+        let stack = at_hand.pop().or_else(|| stacks.cold.pop());
+        stack.or_else(|| stacks.worn.pop())
     }
 
-    /// Puts stacks on it that are warm.
+    /// Puts stacks on it that may soon be needed again.
     pub(crate) fn put(&self, more: impl Iterator<Item = Stack>) {
         let mut stacks = self.0.lock();
         stacks.warm.extend(more);
-        if stacks.warm.len() < FULL || mem::replace(&mut stacks.is_known, true) {
-            return;
+        if stacks.warm.len() >= FULL {
+            self.call_cooler(stacks);
         }
-        drop(stacks);
-        if !call_cooler(&self.0) {
-            self.0.next_round();
-            self.0.next_round();
-            self.0.lock().is_known = false;
-        }
+    }
+
+    /// Puts a stack on it that is to give its memory back.
+    pub(crate) fn put_worn(&self, stack: Stack) {
+        let mut stacks = self.0.lock();
+        stacks.worn.push(stack);
+        self.call_cooler(stacks);
+    }
+
+    /// Waits for what the cooler has in its hands. Returns whether that was something, and
+    /// is back.
+    #[cold]
+    pub(crate) fn wait(&self) -> bool {
+        let stacks = self.0.lock();
+        stacks.away > 0 && self.0.wait_for_cooler(stacks).away == 0
     }
 
     /// Takes all.
     pub(crate) fn empty(&self) -> Vec<Stack> {
-        let stacks = self.0.lock();
-        let is_away = |stacks: &mut Stacks| stacks.away > 0;
-        let waited = self.0.brought.wait_while(stacks, is_away);
-        let mut stacks = waited.unwrap_or_else(PoisonError::into_inner);
-        let mut all = mem::take(&mut stacks.warm);
-        all.append(&mut stacks.cold);
+        let mut stacks = self.0.lock();
+        // It need not take more in its hands.
         stacks.idle = 0;
+        let mut all = mem::take(&mut stacks.worn);
+        let mut stacks = self.0.wait_for_cooler(stacks);
+        all.append(&mut stacks.warm);
+        all.append(&mut stacks.cold);
         all
+    }
+
+    fn call_cooler(&self, mut stacks: MutexGuard<'_, Stacks>) {
+        if mem::replace(&mut stacks.is_known, true) {
+            return;
+        }
+        drop(stacks);
+        if !come_to(&self.0) {
+            self.0.cool_all();
+        }
     }
 
     /// How many are warm, and how many cold.
@@ -115,18 +141,27 @@ impl Shared {
         self.stacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Cools what has been idle since the last round.
+    fn wait_for_cooler<'a>(&self, stacks: MutexGuard<'a, Stacks>) -> MutexGuard<'a, Stacks> {
+        let is_away = |stacks: &mut Stacks| stacks.away > 0;
+        let waited = self.brought.wait_timeout_while(stacks, PATIENCE, is_away);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Cools what is worn, and what has been idle since the last round.
     fn next_round(&self) {
         loop {
             let mut stacks = self.lock();
-            let count = stacks.idle.min(HANDFUL);
-            if count == 0 {
+            let rest = stacks.worn.len().saturating_sub(HANDFUL);
+            let mut handful = stacks.worn.split_off(rest);
+            let idle = stacks.idle;
+            let left = idle.saturating_sub(HANDFUL - handful.len());
+            handful.extend(stacks.warm.drain(left..idle));
+            stacks.idle = left;
+            if handful.is_empty() {
                 stacks.idle = stacks.warm.len();
                 return;
             }
-            stacks.idle -= count;
-            stacks.away = count;
-            let handful: Vec<Stack> = stacks.warm.drain(..count).collect();
+            stacks.away = handful.len();
             // The owner goes on meanwhile.
             drop(stacks);
             let cooled: Vec<Stack> = handful.into_iter().filter_map(slab::cool).collect();
@@ -138,10 +173,18 @@ impl Shared {
         }
     }
 
+    /// Does without the cooler.
+    #[cold]
+    fn cool_all(&self) {
+        self.next_round();
+        self.next_round();
+        self.lock().is_known = false;
+    }
+
     /// Whether there is something left to cool. If not, the cooler forgets the shelf.
     fn is_warm(&self) -> bool {
         let mut stacks = self.lock();
-        stacks.is_known = !stacks.warm.is_empty();
+        stacks.is_known = !stacks.warm.is_empty() || !stacks.worn.is_empty();
         stacks.is_known
     }
 }
@@ -163,10 +206,10 @@ fn cooler() -> MutexGuard<'static, Cooler> {
 
 /// Tells the cooler of a shelf. Returns whether it will come.
 #[cold]
-fn call_cooler(shelf: &Arc<Shared>) -> bool {
+fn come_to(shelf: &Arc<Shared>) -> bool {
     let mut cooler = cooler();
     if !cooler.is_running {
-        let thread = thread::Builder::new().name("greenhack-cooler".to_owned());
+        let thread = thread::Builder::new().name("greenhack-cool".to_owned());
         cooler.is_running = thread.spawn(cool).is_ok();
     }
     if cooler.is_running {
@@ -177,6 +220,9 @@ fn call_cooler(shelf: &Arc<Shared>) -> bool {
 
 /// The life of the cooler.
 fn cool() {
+    // It may have been started by a worker that is kept on a core. If it can't leave, it
+    // does its work there.
+    let _ = sys::leave_core();
     loop {
         thread::sleep(ROUND);
         let shelves = cooler().shelves.clone();
@@ -193,26 +239,60 @@ fn cool() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
 
     const SIZE: usize = 64 * 1024;
 
-    /// What becomes of a stack that is cooled: where there are no slabs, it is gone.
-    const STAYS: bool = cfg!(all(
-        target_os = "linux",
-        not(greenhack_threads),
-        not(greenhack_valgrind)
-    ));
-
+    /// So many where a stack that is cooled stays, and none where it is gone.
     fn cold(count: usize) -> usize {
-        if STAYS { count } else { 0 }
+        let has_slabs = cfg!(all(
+            target_os = "linux",
+            not(greenhack_threads),
+            not(greenhack_valgrind)
+        ));
+        if has_slabs { count } else { 0 }
     }
 
-    /// A shelf with so many stacks, which are left to the system.
-    fn shelf(count: usize) -> Shelf {
+    fn stacks(count: usize) -> Vec<Stack> {
+        // The slab is left to the system.
         let mut slab = slab::Slab::new(SIZE);
+        (0..count).map(|_| slab.cut().unwrap()).collect()
+    }
+
+    fn shelf(count: usize) -> Shelf {
         let shelf = Shelf::default();
-        shelf.put((0..count).map(|_| slab.cut().unwrap()));
+        shelf.put(stacks(count).into_iter());
         shelf
+    }
+
+    /// Waits until the cooler has no more to do on a shelf.
+    fn until_cold(shelf: &Shelf) {
+        let is_warm = |stacks: &mut Stacks| {
+            !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.away > 0
+        };
+        let waited = shelf.0.brought.wait_while(shelf.0.lock(), is_warm);
+        drop(waited.unwrap());
+    }
+
+    /// Takes one in hand as the cooler does, and brings it back only after it was seen
+    /// that `f` waits for that.
+    fn waits_for_the_cooler<R: Send>(shelf: &Shelf, f: impl FnOnce(&Shelf) -> R + Send) -> R {
+        let mut stacks = shelf.0.lock();
+        let in_hand = stacks.warm.pop();
+        stacks.away = 1;
+        drop(stacks);
+        thread::scope(|scope| {
+            let (sender, result) = channel();
+            scope.spawn(move || sender.send(f(shelf)));
+            let early = result.recv_timeout(Duration::from_millis(20));
+            assert!(matches!(early, Err(RecvTimeoutError::Timeout)));
+            let mut stacks = shelf.0.lock();
+            stacks.cold.extend(in_hand);
+            stacks.away = 0;
+            drop(stacks);
+            shelf.0.brought.notify_all();
+            result.recv().unwrap()
+        })
     }
 
     #[test]
@@ -231,40 +311,49 @@ mod tests {
     }
 
     #[test]
-    fn cold_stacks_are_taken_last() {
+    fn cold_stacks_are_taken_after_those_that_are_warm() {
         let shelf = shelf(1);
-        shelf.0.next_round();
-        shelf.0.next_round();
-        let stack = shelf.take(1, &mut Vec::new());
-        assert_eq!(stack.is_some(), STAYS);
-        shelf.put(slab::Slab::new(SIZE).cut().into_iter());
+        shelf.0.cool_all();
+        shelf.put(stacks(1).into_iter());
         assert!(shelf.take(1, &mut Vec::new()).is_some());
+        assert_eq!(shelf.count(), (0, cold(1)));
+        assert_eq!(shelf.take(1, &mut Vec::new()).iter().count(), cold(1));
     }
 
     #[test]
     fn the_cooler_comes_to_a_shelf_that_is_full() {
         let shelf = shelf(FULL);
-        let is_warm = |stacks: &mut Stacks| !stacks.warm.is_empty() || stacks.away > 0;
-        let waited = shelf.0.brought.wait_while(shelf.0.lock(), is_warm);
-        drop(waited.unwrap());
+        until_cold(&shelf);
         assert_eq!(shelf.count(), (0, cold(FULL)));
     }
 
     #[test]
+    fn the_cooler_comes_to_one_stack_that_is_worn_and_cools_what_is_idle_beside_it() {
+        let shelf = shelf(FULL - 1);
+        shelf.put_worn(stacks(1).remove(0));
+        until_cold(&shelf);
+        assert_eq!(shelf.count(), (0, cold(FULL)));
+    }
+
+    #[test]
+    fn without_a_cooler_all_is_cooled_at_once() {
+        let shelf = shelf(FULL - 1);
+        shelf.0.lock().worn.append(&mut stacks(HANDFUL + 1));
+        shelf.0.cool_all();
+        assert_eq!(shelf.count(), (0, cold(FULL + HANDFUL)));
+    }
+
+    #[test]
     fn a_shelf_is_emptied_when_the_cooler_has_brought_all_back() {
-        let shelf = shelf(2);
-        let mut stacks = shelf.0.lock();
-        let in_hand = stacks.warm.pop();
-        stacks.away = 1;
-        drop(stacks);
-        thread::scope(|scope| {
-            let emptied = scope.spawn(|| shelf.empty().len());
-            let mut stacks = shelf.0.lock();
-            stacks.cold.extend(in_hand);
-            stacks.away = 0;
-            drop(stacks);
-            shelf.0.brought.notify_all();
-            assert_eq!(emptied.join().unwrap(), 2);
-        });
+        let all = waits_for_the_cooler(&shelf(2), Shelf::empty);
+        assert_eq!(all.len(), 2);
+    }
+
+    #[test]
+    fn who_needs_what_the_cooler_has_can_wait_for_it() {
+        let shelf = shelf(1);
+        assert!(!shelf.wait());
+        assert!(waits_for_the_cooler(&shelf, Shelf::wait));
+        assert!(shelf.take(1, &mut Vec::new()).is_some());
     }
 }

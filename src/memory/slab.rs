@@ -16,11 +16,11 @@
 //!
 //! # Invariants
 //!
-//! - P1 A slot is cut once. Its stack is then in a free list of this thread, or
-//!   in use. A stack that is leaked never comes back, and its slot is never used
-//!   again.
+//! - P1 A slot is cut once. Its stack is then in use, or free: at hand for this thread, on
+//!   its [shelf](super::shelf), or in the hands of the cooler. A stack that is leaked
+//!   never comes back, and its slot is never used again.
 //! - P2 A chunk is unmapped only when the stacks of all slots that were ever cut
-//!   from the slab are in the free list, at the end of the thread.
+//!   from the slab are free and collected, at the end of the thread.
 
 use std::io;
 use std::mem;
@@ -126,10 +126,11 @@ impl Slab {
 
     /// Unmaps all, if `free` holds every stack that was ever cut (P2).
     pub(crate) fn end(&mut self, free: Vec<Stack>) {
-        if free.len() == self.cuts() {
-            limit::release(free.len() * self.size);
-            // They have nothing to free, and their memory need not be looked at.
-            free.into_iter().for_each(mem::forget);
+        let count = free.len();
+        // They have nothing to free, and their memory need not be looked at.
+        free.into_iter().for_each(mem::forget);
+        if count == self.cuts() {
+            limit::release(count * self.size);
             for chunk in self.chunks.drain(..) {
                 // SAFETY: all stacks of the slab are gone (P1).
                 unsafe { chunk.mapping.unmap() };
