@@ -6,6 +6,7 @@
 
 use std::future::{Future, pending, poll_fn};
 use std::hint::black_box;
+use std::panic::{catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -137,6 +138,16 @@ fn waits_below(frames: u32) {
     }
 }
 
+/// Frames with something to drop, and a throw below them: what cannot be had for less.
+fn throws_below(frames: u32) {
+    let _dropped = black_box(Box::new(frames));
+    if frames == 1 {
+        resume_unwind(Box::new(()));
+    } else {
+        throws_below(frames - 1);
+    }
+}
+
 /// The same in async code.
 fn waits_below_async(frames: u32) -> Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move {
@@ -152,13 +163,20 @@ fn waits_below_async(frames: u32) -> Pin<Box<dyn Future<Output = ()>>> {
 fn cancel(table: &Table, rt: &Runtime) {
     for (name, frames) in [("cancel, 1 frame", 1), ("cancel, 16 frames", 16)] {
         table.case(
-            // As many as a thread keeps free stacks.
             Case::new(name, 256)
                 .side("drop of async code", |n| {
                     drops(rt, n, || waits_below_async(frames))
                 })
                 .side("drop of run_sync_local", |n| {
                     drops(rt, n, || run_sync_local(move || waits_below(frames)))
+                })
+                .side("a throw from as deep, caught", |n| {
+                    let begin = Instant::now();
+                    for _ in 0..n {
+                        let thrown = catch_unwind(|| throws_below(frames));
+                        assert!(black_box(thrown).is_err());
+                    }
+                    begin.elapsed()
                 }),
         );
     }
