@@ -28,7 +28,11 @@ pub enum Case {
 pub const CASES: [(&str, u64, Case); 9] = [
     ("ready", 200_000, Case::Ready),
     ("pending once, 64 tasks", 64_000, Case::Pending(64)),
-    ("pending once, 10,000 tasks", 2_000_000, Case::Pending(10_000)),
+    (
+        "pending once, 10,000 tasks",
+        2_000_000,
+        Case::Pending(10_000),
+    ),
     ("20 KB a poll, 64 tasks", 64_000, Case::Hungry(64)),
     ("20 KB a poll, 10,000 tasks", 400_000, Case::Hungry(10_000)),
     ("16 deep, 1 wait", 20_000, Case::Deep(1)),
