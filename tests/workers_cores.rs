@@ -4,14 +4,22 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use greenhack::workers::Builder;
-use greenhack::{await_sync, run_sync};
+use greenhack::{await_sync, run_sync, run_sync_local};
 use support::{Fixture, Place};
+use tokio::task::{spawn_local, yield_now};
 
 /// The cores that this thread may use, as the system tells.
 fn cores() -> Vec<usize> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    cores_of(Path::new("/proc/thread-self"))
+}
+
+fn cores_of(thread: &Path) -> Vec<usize> {
+    let status = fs::read_to_string(thread.join("status")).unwrap();
     let mut lists = status
         .lines()
         .filter_map(|line| line.strip_prefix("Cpus_allowed_list:"));
@@ -56,6 +64,35 @@ fn workers_keep_to_the_cores_of_who_starts_them() {
         .unwrap();
     let mut inner = await_sync(workers);
     assert_eq!(inner.remove(last), (last, vec![vec![all[last]]; 2]));
+}
+
+#[test]
+fn the_thread_that_cools_stacks_is_not_kept_on_the_core_of_who_starts_it() {
+    let all = cores();
+    let workers = Builder::new()
+        .threads(1)
+        .core_affinity(true)
+        .run_each(async move |_| {
+            // So many that they are not all kept at hand.
+            let waits = || spawn_local(run_sync_local(|| await_sync(yield_now())));
+            let runs: Vec<_> = (0..1000).map(|_| waits()).collect();
+            for run in runs {
+                run.await.unwrap();
+            }
+            // It stays for a second at least. What it does first is to leave the core.
+            let begin = Instant::now();
+            while fs::read_dir("/proc/self/task").unwrap().all(|entry| {
+                let entry = entry.unwrap().path();
+                let name = fs::read_to_string(entry.join("comm")).unwrap_or_default();
+                name.trim() != "greenhack-cool" || cores_of(&entry) != all
+            }) {
+                assert!(begin.elapsed() < Duration::from_secs(30), "it has not left");
+                thread::yield_now();
+            }
+            cores().len()
+        })
+        .unwrap();
+    assert_eq!(await_sync(workers), [1]);
 }
 
 #[test]
