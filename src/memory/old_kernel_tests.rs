@@ -244,13 +244,14 @@ fn markers_need_no_mappings() {
             let before = mappings();
             let stacks: Vec<_> = (0..count).map(|_| pool::take(size).unwrap()).collect();
             stacks.iter().for_each(touch);
-            // The chunks, of which some may lie side by side, the heap, and the thread
-            // that cools what is given, which may end here.
+            // The chunks, of which some may lie side by side, and the heap.
             let more = || mappings().saturating_sub(before);
             let chunks = 9;
             assert!(more() <= chunks + 4, "{}", more());
             stacks.into_iter().for_each(pool::give);
-            assert!(more() <= chunks + 10, "{}", more());
+            // And the thread that cools what is given, for which a sanitizer takes some
+            // of its own. A mapping for each stack were thousands.
+            assert!(more() <= chunks + 64, "{}", more());
         }
     });
     succeeds(&output);
