@@ -22,15 +22,8 @@ use tokio::task::JoinHandle;
 /// As large as those of the bare coroutines.
 const STACK: usize = 64 * 1024;
 
-/// Plain code that waits on a stack of its own, polled there.
-macro_rules! own_stack {
-    ($code:expr) => {
-        Bare::<_, _, false>::new(move || $code)
-    };
-}
-
-/// Plain code whose futures its parent polls.
-macro_rules! two_stacks {
+/// Plain code on a bare coroutine. Where its futures are polled is up to how it waits.
+macro_rules! bare {
     ($code:expr) => {
         Bare::<_, _, false>::new(move || $code)
     };
@@ -86,10 +79,10 @@ fn ready_at_once(table: &Table, rt: &Runtime) {
                 })
             })
             .side("bare, own stack", |n| {
-                in_task(rt, own_stack!(timed!(n, wait_here)))
+                in_task(rt, bare!(timed!(n, wait_here)))
             })
             .side("bare, parent's stack", |n| {
-                in_task(rt, two_stacks!(timed!(n, wait_at_parent)))
+                in_task(rt, bare!(timed!(n, wait_at_parent)))
             })
             .side("greenhack", |n| {
                 in_task(rt, greenhack!(timed!(n, await_sync)))
@@ -133,12 +126,12 @@ fn pending_once(table: &Table, rt: &Runtime) {
                 })
                 .side("bare, own stack", |n| {
                     spawned(n, &|race, n| {
-                        tokio::spawn(own_stack!(waits!(race, n, wait_here)))
+                        tokio::spawn(bare!(waits!(race, n, wait_here)))
                     })
                 })
                 .side("bare, parent's stack", |n| {
                     spawned(n, &|race, n| {
-                        tokio::spawn(two_stacks!(waits!(race, n, wait_at_parent)))
+                        tokio::spawn(bare!(waits!(race, n, wait_at_parent)))
                     })
                 })
                 .side("the same, and looks", |n| {
@@ -176,9 +169,7 @@ fn start_to_end(table: &Table, rt: &Runtime) {
                 .side(".await", |n| {
                     run(n, &|| tokio::spawn(async { black_box(1) }))
                 })
-                .side("bare", |n| {
-                    run(n, &|| tokio::spawn(own_stack!(black_box(1))))
-                })
+                .side("bare", |n| run(n, &|| tokio::spawn(bare!(black_box(1)))))
                 .side("the same, and looks", |n| {
                     run(n, &|| tokio::spawn(looks!(black_box(1))))
                 })
@@ -190,12 +181,10 @@ fn start_to_end(table: &Table, rt: &Runtime) {
             Case::new(format!("run, 1 wait, {batch} at a time"), 51_200)
                 .side(".await", |n| run(n, &|| tokio::spawn(Once::default())))
                 .side("bare, own stack", |n| {
-                    run(n, &|| tokio::spawn(own_stack!(wait_here(Once::default()))))
+                    run(n, &|| tokio::spawn(bare!(wait_here(Once::default()))))
                 })
                 .side("bare, parent's stack", |n| {
-                    run(n, &|| {
-                        tokio::spawn(two_stacks!(wait_at_parent(Once::default())))
-                    })
+                    run(n, &|| tokio::spawn(bare!(wait_at_parent(Once::default()))))
                 })
                 .side("the same, and looks", |n| {
                     run(n, &|| tokio::spawn(looks!(wait_at_parent(Once::default()))))
