@@ -270,8 +270,10 @@ mod tests {
         let is_warm = |stacks: &mut Stacks| {
             !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.away > 0
         };
-        let waited = shelf.0.brought.wait_while(shelf.0.lock(), is_warm);
-        drop(waited.unwrap());
+        let limit = Duration::from_secs(60);
+        let (brought, stacks) = (&shelf.0.brought, shelf.0.lock());
+        let waited = brought.wait_timeout_while(stacks, limit, is_warm).unwrap();
+        assert!(!waited.1.timed_out(), "the cooler has not come");
     }
 
     /// Takes one in hand as the cooler does, and brings it back only after it was seen
