@@ -174,9 +174,19 @@ impl<T, X> Coroutine<T, X> {
         self.header().is_this_thread()
     }
 
-    /// Runs the coroutine until it ends or waits for a future that is pending.
+    /// Runs the coroutine until it ends or waits for a future that is pending, in a
+    /// poll of tokio's at `spot`.
     ///
-    /// Its owner has said where tokio polls this, by [`Header::set_spot`].
+    /// # Panics
+    ///
+    /// If the coroutine has ended.
+    #[inline(always)]
+    pub(crate) fn poll_at(&mut self, spot: Spot, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+        self.header().set_spot(spot);
+        self.poll(cx)
+    }
+
+    /// The same, where the spot is that of the header.
     ///
     /// # Panics
     ///

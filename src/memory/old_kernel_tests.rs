@@ -1,5 +1,6 @@
-//! Tests of the slab on a system that knows no guard markers, and on this one: each in
-//! a process of its own, since guards and mappings are counted for the process.
+//! Tests of the slab on a system that knows no guard markers, and on this one, and of
+//! stacks outside of it: each in a process of its own, since guards and mappings are
+//! counted for the process.
 
 use std::cell::Cell;
 use std::env;
@@ -9,13 +10,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::panic;
 use std::process::{Command, Output};
 use std::rc::Rc;
+use std::thread;
 
 use tokio::runtime::LocalRuntime;
 use tokio::sync::Semaphore;
 use tokio::task::{spawn_local, yield_now};
 
 use super::pool;
-use crate::ground::switch::Stack;
+use crate::ground::switch::{ATTIC, Stack};
 use crate::ground::sys::{has_guard_markers, most_mappings, old_kernel};
 use crate::{await_sync, builder};
 
@@ -220,7 +222,7 @@ fn guards_are_given_back_with_their_thread_on_an_old_kernel() {
     let output = in_child(name, || {
         old_kernel::pretend();
         for _ in 0..3 {
-            let thread = std::thread::spawn(|| {
+            let thread = thread::spawn(|| {
                 let stacks: Vec<_> = (0..most_stacks())
                     .map(|_| pool::take(SIZE).unwrap())
                     .collect();
@@ -252,6 +254,25 @@ fn markers_need_no_mappings() {
             stacks.into_iter().for_each(pool::give);
             assert!(few(), "{} of {before}", mappings());
         }
+    });
+    succeeds(&output);
+}
+
+#[test]
+fn a_stack_with_a_mapping_of_its_own_is_unmapped_wherever_it_is_dropped() {
+    let name = "a_stack_with_a_mapping_of_its_own_is_unmapped_wherever_it_is_dropped";
+    let output = in_child(name, || {
+        let before = mappings();
+        let stacks = || -> Vec<_> { (0..100).map(|_| Stack::new(SIZE).unwrap()).collect() };
+        let (here, elsewhere) = (stacks(), stacks());
+        assert!(mappings() > before + 200);
+        for stack in here.iter().chain(&elsewhere) {
+            // SAFETY: the attic is that of a stack on which nothing runs.
+            unsafe { stack.attic().write_bytes(0xff, ATTIC) };
+        }
+        drop(here);
+        thread::spawn(|| drop(elsewhere)).join().unwrap();
+        assert!(mappings() < before + 64);
     });
     succeeds(&output);
 }

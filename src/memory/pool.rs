@@ -133,7 +133,7 @@ impl Class {
             let stack = self.at_hand.swap_remove(index);
             self.shelf.put_worn(stack);
         }
-        let too_many = self.fewest.min(self.at_hand.len()).saturating_sub(FEW);
+        let too_many = self.fewest.saturating_sub(FEW);
         if too_many > 0 {
             self.shelf.put(self.at_hand.drain(..too_many));
         }

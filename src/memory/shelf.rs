@@ -10,6 +10,9 @@
 //!           ◀─── none left ────      ◀────── none left ────────
 //! ```
 //!
+//! A stack that is used again and again is never idle. So now and then one comes as worn,
+//! and is cooled in any case.
+//!
 //! The thread is started when there are many warm ones, or one that is worn, and ends when
 //! no shelf has anything left to cool.
 //!
@@ -65,8 +68,8 @@ struct Stacks {
     /// To be cooled by the next round, and taken only if there is no other.
     worn: Vec<Stack>,
     cold: Vec<Stack>,
-    /// How many the cooler has in its hands.
-    away: usize,
+    /// The cooler has some in its hands.
+    are_away: bool,
     /// The cooler knows of this shelf.
     is_known: bool,
 }
@@ -103,7 +106,7 @@ impl Shelf {
     #[cold]
     pub(crate) fn wait(&self) -> bool {
         let stacks = self.0.lock();
-        stacks.away > 0 && self.0.wait_for_cooler(stacks).away == 0
+        stacks.are_away && !self.0.wait_for_cooler(stacks).are_away
     }
 
     /// Takes all.
@@ -142,8 +145,8 @@ impl Shared {
     }
 
     fn wait_for_cooler<'a>(&self, stacks: MutexGuard<'a, Stacks>) -> MutexGuard<'a, Stacks> {
-        let is_away = |stacks: &mut Stacks| stacks.away > 0;
-        let waited = self.brought.wait_timeout_while(stacks, PATIENCE, is_away);
+        let are_away = |stacks: &mut Stacks| stacks.are_away;
+        let waited = self.brought.wait_timeout_while(stacks, PATIENCE, are_away);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -161,13 +164,13 @@ impl Shared {
                 stacks.idle = stacks.warm.len();
                 return;
             }
-            stacks.away = handful.len();
+            stacks.are_away = true;
             // The owner goes on meanwhile.
             drop(stacks);
             let cooled: Vec<Stack> = handful.into_iter().filter_map(slab::cool).collect();
             let mut stacks = self.lock();
             stacks.cold.extend(cooled);
-            stacks.away = 0;
+            stacks.are_away = false;
             drop(stacks);
             self.brought.notify_all();
         }
@@ -189,33 +192,27 @@ impl Shared {
     }
 }
 
-struct Cooler {
-    shelves: Vec<Arc<Shared>>,
-    is_running: bool,
-}
+/// The shelves that the cooler knows. It runs while there are some.
+///
+/// This is locked before a shelf is, never after.
+static KNOWN: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
 
-/// It is locked before a shelf is, never after.
-static COOLER: Mutex<Cooler> = Mutex::new(Cooler {
-    shelves: Vec::new(),
-    is_running: false,
-});
-
-fn cooler() -> MutexGuard<'static, Cooler> {
-    COOLER.lock().unwrap_or_else(PoisonError::into_inner)
+fn known() -> MutexGuard<'static, Vec<Arc<Shared>>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells the cooler of a shelf. Returns whether it will come.
 #[cold]
 fn come_to(shelf: &Arc<Shared>) -> bool {
-    let mut cooler = cooler();
-    if !cooler.is_running {
+    let mut known = known();
+    if known.is_empty() {
         let thread = thread::Builder::new().name("greenhack-cool".to_owned());
-        cooler.is_running = thread.spawn(cool).is_ok();
+        if thread.spawn(cool).is_err() {
+            return false;
+        }
     }
-    if cooler.is_running {
-        cooler.shelves.push(shelf.clone());
-    }
-    cooler.is_running
+    known.push(shelf.clone());
+    true
 }
 
 /// The life of the cooler.
@@ -225,12 +222,11 @@ fn cool() {
     let _ = sys::leave_core();
     loop {
         thread::sleep(ROUND);
-        let shelves = cooler().shelves.clone();
+        let shelves = known().clone();
         shelves.iter().for_each(|shelf| shelf.next_round());
-        let mut cooler = cooler();
-        cooler.shelves.retain(|shelf| shelf.is_warm());
-        if cooler.shelves.is_empty() {
-            cooler.is_running = false;
+        let mut known = known();
+        known.retain(|shelf| shelf.is_warm());
+        if known.is_empty() {
             return;
         }
     }
@@ -268,7 +264,7 @@ mod tests {
     /// Waits until the cooler has no more to do on a shelf.
     fn until_cold(shelf: &Shelf) {
         let is_warm = |stacks: &mut Stacks| {
-            !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.away > 0
+            !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.are_away
         };
         let limit = Duration::from_secs(60);
         let (brought, stacks) = (&shelf.0.brought, shelf.0.lock());
@@ -281,7 +277,7 @@ mod tests {
     fn waits_for_the_cooler<R: Send>(shelf: &Shelf, f: impl FnOnce(&Shelf) -> R + Send) -> R {
         let mut stacks = shelf.0.lock();
         let in_hand = stacks.warm.pop();
-        stacks.away = 1;
+        stacks.are_away = true;
         drop(stacks);
         thread::scope(|scope| {
             let (sender, result) = channel();
@@ -290,7 +286,7 @@ mod tests {
             assert!(matches!(early, Err(RecvTimeoutError::Timeout)));
             let mut stacks = shelf.0.lock();
             stacks.cold.extend(in_hand);
-            stacks.away = 0;
+            stacks.are_away = false;
             drop(stacks);
             shelf.0.brought.notify_all();
             result.recv().unwrap()

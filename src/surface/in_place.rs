@@ -275,10 +275,7 @@ fn poll_indirectly<T>(
 ) -> Poll<Outcome<T>> {
     match coroutine.owners().local_set.clone() {
         Some(local_set) => {
-            let polled = poll_fn(|cx| {
-                coroutine.header().set_spot(Spot::here());
-                coroutine.poll(cx)
-            });
+            let polled = poll_fn(|cx| coroutine.poll_at(Spot::here(), cx));
             pin!(local_set.run_until(polled)).poll(cx)
         }
         None => coroutine.poll(cx),

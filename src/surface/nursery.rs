@@ -613,8 +613,7 @@ impl Child {
             poll = if is_out_of_time {
                 coroutine.expire()
             } else {
-                coroutine.header().set_spot(Spot::anywhere());
-                coroutine.poll(cx)
+                coroutine.poll_at(Spot::anywhere(), cx)
             };
         }
         match poll {

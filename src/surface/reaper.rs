@@ -175,8 +175,7 @@ impl<T: 'static> Future for Reaper<T> {
             poll = coroutine.cancel();
         }
         if poll.is_pending() && !coroutine.is_stuck() {
-            coroutine.header().set_spot(Spot::here());
-            poll = coroutine.poll(cx);
+            poll = coroutine.poll_at(Spot::here(), cx);
         }
         if poll.is_pending() && !coroutine.is_stuck() {
             if !CAN_UNWIND || this.poll_deadline(budget, cx).is_pending() {
@@ -219,8 +218,7 @@ impl<T: 'static> Drop for Reaper<T> {
             if poll.is_ready() || coroutine.is_stuck() {
                 break;
             }
-            coroutine.header().set_spot(Spot::anywhere());
-            poll = coroutine.poll(&mut cx);
+            poll = coroutine.poll_at(Spot::anywhere(), &mut cx);
         }
         if CAN_UNWIND && poll.is_pending() {
             poll = coroutine.expire();

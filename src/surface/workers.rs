@@ -667,3 +667,37 @@ impl Drop for Changed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resident_that_is_dropped_elsewhere_leaves_the_others_alone() {
+        let entry = || Resident::enter(Waker::noop());
+        let ours = entry();
+        thread::spawn(move || {
+            let theirs = entry();
+            assert_eq!(theirs.index, ours.index);
+            drop(ours);
+            assert!(theirs.is_woken_by(Waker::noop()));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn the_place_of_a_resident_that_has_left_is_taken_again() {
+        let entry = || Resident::enter(Waker::noop());
+        let (first, second) = (entry(), entry());
+        let (left, stays) = (first.index, second.index);
+        drop(first);
+        assert_eq!(entry().index, left);
+        assert_ne!(stays, left);
+        let wakers = RESIDENTS.with_borrow_mut(Residents::take_wakers);
+        assert_eq!(wakers.len(), 1);
+        // It is still there, though its waker is not.
+        assert!(!second.is_woken_by(Waker::noop()));
+        assert_ne!(entry().index, stays);
+    }
+}
