@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder, run_sync, run_sync_local};
-use greenhack_benches::{Case, Goal, Once, Race, Table};
+use greenhack_benches::{Case, Goal, Once, Race, Table, in_task};
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
 
@@ -42,13 +42,6 @@ async fn timed_async(future: impl Future<Output = ()>) -> Duration {
     let start = Instant::now();
     future.await;
     start.elapsed()
-}
-
-fn in_task<F>(rt: &Runtime, future: F) -> Duration
-where
-    F: Future<Output = Duration> + Send + 'static,
-{
-    rt.block_on(async { tokio::spawn(future).await.unwrap() })
 }
 
 fn ready_at_once(table: &Table, rt: &Runtime) {

@@ -12,9 +12,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, run_sync, run_sync_local};
-use greenhack_benches::{Case, Goal, Table};
+use greenhack_benches::{Case, Goal, Table, batches};
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::spawn_local;
 
 fn main() {
     let rt = Builder::new_current_thread().enable_all().build().unwrap();
@@ -54,20 +54,6 @@ fn in_task(local: &LocalRuntime, future: impl Future<Output = Duration> + 'stati
     local.block_on(async { spawn_local(future).await.unwrap() })
 }
 
-/// Spawns 64 tasks at a time, and awaits them.
-async fn batches(count: u64, spawn: impl Fn() -> JoinHandle<u64>) -> Duration {
-    const BATCH: u64 = 64;
-    let mut tasks = Vec::with_capacity(BATCH as usize);
-    let begin = Instant::now();
-    for _ in 0..count / BATCH {
-        tasks.extend((0..BATCH).map(|_| spawn()));
-        for task in tasks.drain(..) {
-            black_box(task.await.unwrap());
-        }
-    }
-    begin.elapsed()
-}
-
 fn start_to_end(table: &Table, local: &LocalRuntime) {
     table.case(
         Case::new("one run in the same task", 64_000)
@@ -98,14 +84,14 @@ fn start_to_end(table: &Table, local: &LocalRuntime) {
     table.case(
         Case::new("one run in a task, 64 at a time", 64_000)
             .side("spawned async task", |n| {
-                local.block_on(batches(n, || spawn_local(once())))
+                local.block_on(batches(n, 64, || spawn_local(once())))
             })
             .side("spawned run_sync_local", |n| {
-                local.block_on(batches(n, || spawn_local(run_sync_local(once_sync))))
+                local.block_on(batches(n, 64, || spawn_local(run_sync_local(once_sync))))
             })
             .goal(Goal::Over(100.0))
             .side("spawned run_sync", |n| {
-                local.block_on(batches(n, || tokio::spawn(run_sync(once_sync))))
+                local.block_on(batches(n, 64, || tokio::spawn(run_sync(once_sync))))
             })
             .goal(Goal::Over(100.0)),
     );

@@ -14,10 +14,12 @@ mod held;
 pub mod load;
 mod once;
 mod race;
+mod tasks;
 
 pub use held::Held;
 pub use once::Once;
 pub use race::Race;
+pub use tasks::{batches, in_task};
 
 use std::fmt;
 use std::time::Duration;

@@ -8,14 +8,14 @@
 
 mod bare;
 
-use std::future::{Future, ready};
+use std::future::ready;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bare::{Bare, wait_at_parent, wait_here};
 use greenhack::{await_sync, builder};
-use greenhack_benches::{Case, Once, Race, Table};
+use greenhack_benches::{Case, Once, Race, Table, batches, in_task};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -48,13 +48,6 @@ fn main() {
     ready_at_once(&table, &rt);
     pending_once(&table, &rt);
     start_to_end(&table, &rt);
-}
-
-fn in_task<F>(rt: &Runtime, future: F) -> Duration
-where
-    F: Future<Output = Duration> + Send + 'static,
-{
-    rt.block_on(async { tokio::spawn(future).await.unwrap() })
 }
 
 fn ready_at_once(table: &Table, rt: &Runtime) {
@@ -146,19 +139,6 @@ fn pending_once(table: &Table, rt: &Runtime) {
                 }),
         );
     }
-}
-
-/// Spawns so many tasks at a time, and awaits them.
-async fn batches(n: u64, batch: u64, spawn: impl Fn() -> JoinHandle<u64>) -> Duration {
-    let mut tasks = Vec::with_capacity(batch as usize);
-    let start = Instant::now();
-    for _ in 0..n / batch {
-        tasks.extend((0..batch).map(|_| spawn()));
-        for task in tasks.drain(..) {
-            black_box(task.await.unwrap());
-        }
-    }
-    start.elapsed()
 }
 
 fn start_to_end(table: &Table, rt: &Runtime) {
