@@ -19,7 +19,8 @@
 //! # Invariants
 //!
 //! - K1 A stack of a shelf is on it, or in the hands of the cooler, which brings it back
-//!   cold; where there are no slabs, it unmaps it. A shelf that is emptied waits for that.
+//!   cold; where there are no slabs, it unmaps it. A shelf that is emptied waits for that,
+//!   a second at most; what is not back then keeps its slab mapped (P2).
 #![forbid(unsafe_code)]
 
 use std::mem;
