@@ -1,7 +1,7 @@
-//! What a suspended run holds: the growth of the process per run, and the time
-//! that it takes to make one, to resume it, and to end it, and all that again, now that
-//! there are stacks that have been used. Beside them is what the
-//! system takes for a page of memory that nobody has touched yet: each run needs one.
+//! What a suspended run holds: the growth of the process per run, and the time that it
+//! takes to make one, to resume it, and to end it, and all that again, now that there are
+//! stacks that have been used. Beside them is what the system takes for a page of memory
+//! that nobody has touched yet: each run needs one.
 //!
 //! Run it with `cargo bench -p greenhack-benches --bench memory`. Linux only. With
 //! `-- --million` it goes on to a million runs, for which it takes 5 GiB.
