@@ -21,6 +21,8 @@
 //! - K1 A stack of a shelf is on it, or in the hands of the cooler, which brings it back
 //!   cold; where there are no slabs, it unmaps it. A shelf that is emptied waits for that,
 //!   a second at most; what is not back then keeps its slab mapped (P2).
+//! - K2 No more are idle than are warm: who takes warm ones says so before the lock is
+//!   free again.
 #![forbid(unsafe_code)]
 
 use std::mem;
@@ -64,7 +66,7 @@ struct Shared {
 struct Stacks {
     /// Last in, first out.
     warm: Vec<Stack>,
-    /// How many of them, the first, have been there since the last round.
+    /// How many of them, the first, have been there since the last round (K2).
     idle: usize,
     /// To be cooled by the next round, and taken only if there is no other.
     worn: Vec<Stack>,
@@ -113,11 +115,11 @@ impl Shelf {
     /// Takes all.
     pub(crate) fn empty(&self) -> Vec<Stack> {
         let mut stacks = self.0.lock();
-        // It need not take more in its hands.
+        let mut all = mem::take(&mut stacks.warm);
         stacks.idle = 0;
-        let mut all = mem::take(&mut stacks.worn);
+        all.append(&mut stacks.worn);
+        // It finds no more to take, and brings back what it has.
         let mut stacks = self.0.wait_for_cooler(stacks);
-        all.append(&mut stacks.warm);
         all.append(&mut stacks.cold);
         all
     }
@@ -274,7 +276,7 @@ mod tests {
     }
 
     /// Takes one in hand as the cooler does, and brings it back only after it was seen
-    /// that `f` waits for that.
+    /// that `f` waits for that. The round ends before `f` has the shelf again.
     fn waits_for_the_cooler<R: Send>(shelf: &Shelf, f: impl FnOnce(&Shelf) -> R + Send) -> R {
         let mut stacks = shelf.0.lock();
         let in_hand = stacks.warm.pop();
@@ -288,6 +290,7 @@ mod tests {
             let mut stacks = shelf.0.lock();
             stacks.cold.extend(in_hand);
             stacks.are_away = false;
+            stacks.idle = stacks.warm.len();
             drop(stacks);
             shelf.0.brought.notify_all();
             result.recv().unwrap()
@@ -344,8 +347,11 @@ mod tests {
 
     #[test]
     fn a_shelf_is_emptied_when_the_cooler_has_brought_all_back() {
-        let all = waits_for_the_cooler(&shelf(2), Shelf::empty);
+        let shelf = shelf(2);
+        let all = waits_for_the_cooler(&shelf, Shelf::empty);
         assert_eq!(all.len(), 2);
+        shelf.0.next_round();
+        assert_eq!(shelf.count(), (0, 0));
     }
 
     #[test]
