@@ -26,12 +26,13 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{self, Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::slab;
 use crate::ground::switch::Stack;
+use crate::ground::sync::{Condvar, Mutex, MutexGuard};
 use crate::ground::sys;
 
 /// So many are worth a thread.
@@ -147,10 +148,16 @@ impl Shared {
         self.stacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_for_cooler<'a>(&self, stacks: MutexGuard<'a, Stacks>) -> MutexGuard<'a, Stacks> {
-        let are_away = |stacks: &mut Stacks| stacks.are_away;
-        let waited = self.brought.wait_timeout_while(stacks, PATIENCE, are_away);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    fn wait_for_cooler<'a>(&self, mut stacks: MutexGuard<'a, Stacks>) -> MutexGuard<'a, Stacks> {
+        while stacks.are_away {
+            let waited = self.brought.wait_timeout(stacks, PATIENCE);
+            let (again, limit) = waited.unwrap_or_else(PoisonError::into_inner);
+            stacks = again;
+            if limit.timed_out() {
+                break;
+            }
+        }
+        stacks
     }
 
     /// Cools what is worn, and what has been idle since the last round.
@@ -198,9 +205,9 @@ impl Shared {
 /// The shelves that the cooler knows. It runs while there are some.
 ///
 /// This is locked before a shelf is, never after.
-static KNOWN: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
+static KNOWN: sync::Mutex<Vec<Arc<Shared>>> = sync::Mutex::new(Vec::new());
 
-fn known() -> MutexGuard<'static, Vec<Arc<Shared>>> {
+fn known() -> sync::MutexGuard<'static, Vec<Arc<Shared>>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -235,7 +242,7 @@ fn cool() {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(greenhack_loom)))]
 mod tests {
     use super::*;
     use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -360,5 +367,40 @@ mod tests {
         assert!(!shelf.wait());
         assert!(waits_for_the_cooler(&shelf, Shelf::wait));
         assert!(shelf.take(1, &mut Vec::new()).is_some());
+    }
+}
+
+#[cfg(all(test, greenhack_loom))]
+mod loom_tests {
+    use super::*;
+    use loom::thread;
+
+    /// A thread takes, puts and ends while the cooler is at its shelf: all comes back to
+    /// it, and the cooler finds nothing where nothing is.
+    #[test]
+    fn no_stack_is_lost() {
+        const COUNT: usize = 3;
+        let mut slab = slab::Slab::new(64 * 1024);
+        let stacks = (0..COUNT).map(|_| slab.cut().unwrap()).collect();
+        let free: sync::Mutex<Vec<Stack>> = sync::Mutex::new(stacks);
+        loom::model(move || {
+            let mut stacks = mem::take(&mut *free.lock().unwrap());
+            let shelf = Shelf::default();
+            shelf.0.lock().is_known = true;
+            shelf.put_worn(stacks.remove(0));
+            shelf.put(stacks.into_iter());
+            let cooler = {
+                let shared = shelf.0.clone();
+                thread::spawn(move || (0..2).for_each(|_| shared.next_round()))
+            };
+            let mut taken = Vec::new();
+            let one = shelf.take(1, &mut taken);
+            shelf.put(taken.into_iter().chain(one));
+            let all = shelf.empty();
+            assert_eq!(all.len(), COUNT);
+            cooler.join().unwrap();
+            assert_eq!(shelf.empty().len(), 0);
+            *free.lock().unwrap() = all;
+        });
     }
 }
