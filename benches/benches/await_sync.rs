@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use greenhack::{await_sync, builder, run_sync, run_sync_local};
-use greenhack_benches::{Case, Goal, Once, Race, Table, in_task};
+use greenhack_benches::{Case, Goal, Once, Race, Table, in_task, sixteen_async};
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, unbounded_channel};
 
@@ -316,57 +316,7 @@ fn ping_pong(table: &Table, rt: &Runtime) {
     );
 }
 
-/// Declares functions that call one another, and whose last one waits.
-macro_rules! chain {
-    (@plain $n:ident $($rest:ident)+) => {
-        #[inline(never)]
-        fn $n(waits: u64) -> u64 {
-            chain!(@plain_next waits $($rest)+) + 1
-        }
-        chain!(@plain $($rest)+);
-    };
-    (@plain $n:ident) => {
-        #[inline(never)]
-        fn $n(waits: u64) -> u64 {
-            (0..waits).map(|_| await_sync(once())).sum()
-        }
-    };
-    (@plain_next $waits:ident $next:ident $($rest:ident)*) => { $next($waits) };
-    (@native $n:ident $($rest:ident)+) => {
-        async fn $n(waits: u64) -> u64 {
-            chain!(@native_next waits $($rest)+) + 1
-        }
-        chain!(@native $($rest)+);
-    };
-    (@native $n:ident) => {
-        async fn $n(waits: u64) -> u64 {
-            let mut sum = 0;
-            for _ in 0..waits {
-                sum += once().await;
-            }
-            sum
-        }
-    };
-    (@native_next $waits:ident $next:ident $($rest:ident)*) => { $next($waits).await };
-}
-
-mod plain {
-    use super::{await_sync, once};
-    chain!(@plain a b c d e f g h i j k l m n o p);
-
-    pub(super) fn sixteen(waits: u64) -> u64 {
-        a(waits)
-    }
-}
-
-mod native {
-    use super::once;
-    chain!(@native a b c d e f g h i j k l m n o p);
-
-    pub(super) async fn sixteen(waits: u64) -> u64 {
-        a(waits).await
-    }
-}
+greenhack_benches::sixteen_plain!(mod plain, greenhack::await_sync);
 
 fn boxed(levels: u64, waits: u64) -> Pin<Box<dyn Future<Output = u64> + Send>> {
     Box::pin(async move {
@@ -390,7 +340,7 @@ fn deep(table: &Table, rt: &Runtime) {
                         rt,
                         timed_async(async move {
                             for _ in 0..n {
-                                black_box(native::sixteen(black_box(waits)).await);
+                                black_box(sixteen_async(black_box(waits)).await);
                             }
                         }),
                     )

@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod chart;
+mod deep;
 mod held;
 pub mod load;
 mod once;
 mod race;
 mod tasks;
 
+pub use deep::sixteen_async;
 pub use held::Held;
 pub use once::Once;
 pub use race::Race;

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use bare::{Bare, wait_at_parent, wait_here};
 use greenhack::{await_sync, builder};
-use greenhack_benches::{Case, Once, Race, Table, batches, in_task};
+use greenhack_benches::{Case, Once, Race, Table, batches, in_task, sixteen_async, sixteen_plain};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -48,6 +48,7 @@ fn main() {
     ready_at_once(&table, &rt);
     pending_once(&table, &rt);
     start_to_end(&table, &rt);
+    deep(&table, &rt);
 }
 
 fn ready_at_once(table: &Table, rt: &Runtime) {
@@ -171,6 +172,42 @@ fn start_to_end(table: &Table, rt: &Runtime) {
                 })
                 .side("greenhack", |n| {
                     run(n, &|| tokio::spawn(greenhack!(await_sync(Once::default()))))
+                }),
+        );
+    }
+}
+
+sixteen_plain!(mod own_stack, crate::bare::wait_here);
+sixteen_plain!(mod parents_stack, crate::bare::wait_at_parent);
+sixteen_plain!(mod ours, greenhack::await_sync);
+
+fn deep(table: &Table, rt: &Runtime) {
+    macro_rules! timed {
+        ($n:ident, $waits:ident, $sixteen:path $(, $await:tt)?) => {{
+            let start = Instant::now();
+            for _ in 0..$n {
+                black_box($sixteen(black_box($waits))$(.$await)?);
+            }
+            start.elapsed()
+        }};
+    }
+    for (name, waits) in [("16 deep, 1 wait", 1), ("16 deep, 16 waits", 16)] {
+        table.case(
+            Case::new(name, 64_000 / waits)
+                .side("async fn", |n| {
+                    in_task(rt, async move { timed!(n, waits, sixteen_async, await) })
+                })
+                .side("bare, own stack", |n| {
+                    in_task(rt, bare!(timed!(n, waits, own_stack::sixteen)))
+                })
+                .side("bare, parent's stack", |n| {
+                    in_task(rt, bare!(timed!(n, waits, parents_stack::sixteen)))
+                })
+                .side("the same, and looks", |n| {
+                    in_task(rt, looks!(timed!(n, waits, parents_stack::sixteen)))
+                })
+                .side("greenhack", |n| {
+                    in_task(rt, greenhack!(timed!(n, waits, ours::sixteen)))
                 }),
         );
     }
