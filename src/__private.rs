@@ -5,8 +5,13 @@
 pub use crate::surface::await_sync::await_called;
 pub use tokio;
 
+// The compiler quotes the line of the bound.
 #[inline(always)]
-pub fn assert_send<T: ?Sized + Send>(_: &T) {}
+pub fn assert_send<T>(_: &T)
+where
+    T: ?Sized + Send, // or write `#[greenhack::entry(local)]`
+{
+}
 
 #[inline(always)]
 pub fn assert_static<T: ?Sized + 'static>(_: &T) {}

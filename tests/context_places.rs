@@ -79,9 +79,16 @@ fn in_a_task_await_sync_panics_at_the_callers_line() {
             "{message}"
         );
 
-        // The same in the method, and in a task that is spawned.
+        // The same in the method, in the verb with an error, and in a task that is
+        // spawned.
         let (_, line, _) = panic_of(|| async {}.await_sync());
         assert_eq!(line, line!() - 1);
+        let (message, line, _) = panic_of(|| assert!(await_or_cancelled(async {}).is_ok()));
+        assert_eq!(line, line!() - 1);
+        assert!(
+            message.starts_with("`await_or_cancelled` called in async code"),
+            "{message}"
+        );
         let task = tokio::spawn(async { await_sync(async {}) });
         let payload = task.await.unwrap_err().into_panic();
         assert!(text(&*payload).contains("async code"));

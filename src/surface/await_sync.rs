@@ -190,7 +190,7 @@ pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancell
             Err(Unfinished::Cancelled) => Err(Cancelled::new()),
             Err(unfinished) => stop(unfinished),
         },
-        _ => Ok(await_sync(future)),
+        _ => Ok(await_called("await_or_cancelled", ".await", future)),
     }
 }
 
