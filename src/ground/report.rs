@@ -13,8 +13,9 @@ static LEAKED: AtomicU64 = AtomicU64::new(0);
 /// A run is leaked, with its stack and all that lives on it, only where it can
 /// neither be resumed nor unwound: it was dropped where its destructors must
 /// await and nothing can drive them, it outlived its cleanup budget, or its
-/// thread ended. Each leak is also reported as an error event. A service that
-/// sees this number rise has a bug that the events name.
+/// thread ended. Each leak is also reported: with the feature `tracing` as an error
+/// event of the target `greenhack`, without it as a line on standard error. A service
+/// that sees this number rise has a bug that the reports name.
 ///
 /// # Examples
 ///

@@ -71,8 +71,9 @@ impl Builder {
     /// costs address space, and tables of the processor: 2 KiB for a suspended run
     /// with 1 MiB, 0.2 KiB with 64 KiB. The sizes are 64 KiB, 256 KiB and 1 MiB, to
     /// which others are rounded up, and whatever is larger. A run that overruns
-    /// its stack hits a guard, which ends the process as it does on a thread's
-    /// stack.
+    /// its stack hits a guard, which ends the process, as on a thread's stack. But
+    /// the message of std, "has overflowed its stack", is for threads only: here
+    /// there is just the signal, `SIGSEGV` on Linux.
     ///
     /// # Platform-specific behavior
     ///

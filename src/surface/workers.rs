@@ -160,8 +160,8 @@ impl Builder {
     /// thread or no runtime.
     ///
     /// That is final, so that no run gets workers that are not as they were set:
-    /// `start` fails from then on, and a run that needs workers panics. Runs in
-    /// place need none.
+    /// `start` fails from then on, with `Other`, and a run that needs workers panics.
+    /// Runs in place need none.
     pub fn start(self) -> io::Result<()> {
         let mut result = None;
         let pool = POOL.get_or_init(|| match Pool::start(&self) {
