@@ -187,17 +187,28 @@ fn runtime_builder(options: &Options) -> TokenStream {
     let krate = options.krate(Span::call_site());
     match options.flavor {
         Flavor::CurrentThread => {
-            let start_paused = options.start_paused.as_ref().map(|given| {
-                // If tokio lacks `test-util`, the compiler points at the option.
+            let tokio = quote!(#krate::__private::tokio);
+            let given = options.start_paused.as_ref();
+            // If tokio lacks `test-util`, the compiler points at the option and names
+            // the feature, as it does not for a method.
+            let check = given.map(|given| {
+                let function = Ident::new("pause", given.key.span());
+                quote!(const _: fn() = #tokio::time::#function;)
+            });
+            let start_paused = given.map(|given| {
                 let method = Ident::new("start_paused", given.key.span());
                 let value = &given.value;
                 quote!(.#method(#value))
             });
-            quote! {
-                #krate::__private::tokio::runtime::Builder::new_current_thread()
+            let runtime = quote! {
+                #tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     #start_paused
                     .build_local(::core::default::Default::default())
+            };
+            match check {
+                Some(check) => quote!({ #check #runtime }),
+                None => runtime,
             }
         }
         Flavor::MultiThread => {
