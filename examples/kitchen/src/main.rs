@@ -55,8 +55,9 @@ fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
     println!("A restaurant with its order book in `{database}`. Open http://{address}/ and try:");
     println!("  curl http://{address}/orders");
     for dish in ["soup", "", "fugu", "stone soup"] {
+        // Without `--json`, which curl has since 7.82 only.
         let order = format!(r#"{{"guest": "Ada", "dish": "{dish}"}}"#);
-        println!("  curl http://{address}/orders --json '{order}'");
+        println!("  curl http://{address}/orders -H content-type:application/json -d '{order}'");
     }
     println!("The last one is not answered for {PATIENCE:?}; hang up with ctrl-c.");
 

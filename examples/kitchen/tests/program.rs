@@ -158,7 +158,8 @@ impl Program {
     /// The order that a line of the guide sends.
     #[track_caller]
     fn order_in(&self, line: &str) -> String {
-        let command = format!("  curl {}/orders --json '", self.url);
+        let header = "-H content-type:application/json";
+        let command = format!("  curl {}/orders {header} -d '", self.url);
         let order = line.strip_prefix(&command);
         let order = order.and_then(|order| order.strip_suffix('\''));
         order.unwrap_or_else(|| panic!("{line}")).to_owned()
