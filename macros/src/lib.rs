@@ -101,6 +101,9 @@ use proc_macro::TokenStream;
 /// | `carry(KEY, path::KEY)` | the `tokio::task_local!` keys whose values go along to the worker; not needed with `local` | none |
 /// | `crate = path` | where the crate greenhack is | `::greenhack` |
 ///
+/// What is not among them, such as the budget for cleanup, is set with `builder()`, in
+/// an `async fn` that is written as above.
+///
 /// # Arguments
 ///
 /// Arguments may be patterns, `mut` or `_`. They and the variables of the body
