@@ -120,19 +120,11 @@ pub fn timeout<F, R>(duration: Duration, f: F) -> Result<R, Elapsed>
 where
     F: FnOnce() -> R,
 {
-    match refusal() {
-        Some(refusal) => assert!(
-            !refusal.is_async_code(),
-            "`greenhack::time::timeout` called in async code, which must not block; write \
-             `tokio::time::timeout(duration, future).await` here, or run the plain code that \
-             calls it with `greenhack::run_sync(|| ..).await`"
-        ),
-        None => {
-            // Where there is no timer tokio panics. Below, that would be at a line
-            // of this file; here it is at the caller's.
-            let _entered = with_a_timer();
-            drop(tokio::time::sleep(duration));
-        }
+    if can_wait("timeout", "tokio::time::timeout(duration, future)") {
+        // Where there is no timer tokio panics. Below, that would be at a line of
+        // this file; here it is at the caller's.
+        let _entered = with_a_timer();
+        drop(tokio::time::sleep(duration));
     }
     nested(f, async move |run| {
         tokio::time::timeout(duration, run).await
@@ -164,6 +156,7 @@ where
 /// ```
 #[track_caller]
 pub fn sleep(duration: Duration) {
+    can_wait("sleep", "tokio::time::sleep(duration)");
     let _entered = with_a_timer();
     await_sync(tokio::time::sleep(duration));
 }
@@ -192,6 +185,7 @@ pub fn sleep(duration: Duration) {
 /// ```
 #[track_caller]
 pub fn sleep_until(deadline: Instant) {
+    can_wait("sleep_until", "tokio::time::sleep_until(deadline)");
     let _entered = with_a_timer();
     await_sync(tokio::time::sleep_until(deadline));
 }
@@ -305,6 +299,10 @@ impl BlockingInterval {
     /// As [`await_sync`].
     #[track_caller]
     pub fn tick(&mut self) -> Instant {
+        can_wait(
+            "BlockingInterval::tick",
+            "tokio::time::Interval::tick(&mut ticks)",
+        );
         await_sync(self.interval.tick())
     }
 
@@ -384,6 +382,7 @@ impl FusedIterator for BlockingInterval {}
 /// ```
 #[track_caller]
 pub fn yield_now() {
+    can_wait("yield_now", "tokio::task::yield_now()");
     await_sync(tokio::task::yield_now());
 }
 
@@ -420,15 +419,25 @@ pub fn yield_now() {
 /// ```
 #[track_caller]
 pub fn consume_budget() {
+    can_wait("consume_budget", "tokio::task::coop::consume_budget()");
     await_sync(tokio::task::coop::consume_budget());
 }
 
-/// Why the caller, outside a run, can't wait, if so.
-fn refusal() -> Option<NotAwaited<impl Future<Output = ()>>> {
+/// Whether the caller of `called` can wait. In async code it panics, and names what
+/// to await there: to write `.await` behind the call would not do.
+#[track_caller]
+fn can_wait(called: &str, awaited: &str) -> bool {
     if in_context() {
-        return None;
+        return true;
     }
-    try_await_sync(async {}).err()
+    let refused = try_await_sync(async {}).err();
+    assert!(
+        !refused.as_ref().is_some_and(NotAwaited::is_async_code),
+        "`greenhack::time::{called}` called in async code, which must not block; write \
+         `{awaited}.await` here, or run the plain code that calls it with \
+         `greenhack::run_sync(|| ..).await`"
+    );
+    refused.is_none()
 }
 
 /// Enters the runtime of the process, if the thread has none: a timer asks for
