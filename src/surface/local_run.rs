@@ -48,6 +48,9 @@ use crate::ground::ambient::Spot;
 /// anywhere but in a tokio task or in the future of a `block_on`; and if there
 /// is no memory for a stack.
 ///
+/// Its drop panics, unless the thread unwinds already, if the destructor of the
+/// awaited future does, or code that has caught the cancellation.
+///
 /// # Examples
 ///
 /// ```

@@ -93,6 +93,8 @@ use crate::ground::sync::Mutex;
 /// workers have been shut down, or [could not be started](crate::workers::Builder::start);
 /// and if there is no memory for a stack.
 ///
+/// In place its drop may panic, as that of [`run_sync_local`](crate::run_sync_local).
+///
 /// # Examples
 ///
 /// ```
