@@ -17,9 +17,9 @@ use super::wait::wait;
 /// the run; outside a run it blocks the thread, see
 /// [`await_sync`](crate::await_sync).
 ///
-/// It has the name and the methods of `tokio_util::io::StreamReader`. The errors
-/// of the stream need not be of `io`: an [`io::Error`] stays what it is, others
-/// become the inner error of one.
+/// It has the name and the methods of `tokio_util::io::StreamReader`, but for
+/// `get_pin_mut`: what is not `Unpin` is boxed. The errors of the stream need not be
+/// of `io`: an [`io::Error`] stays what it is, others become the inner error of one.
 ///
 /// To limit what a client can send, use [`take`](Read::take).
 ///
