@@ -1,51 +1,6 @@
 // Of two definitions of a link the first one counts: these, not those of the README,
 // which lead to files.
-//! [await_sync]: await_sync
-//! [axum]: mod@axum
-//! [diesel]: mod@diesel
-//! [entry]: macro@entry
-//! [exempt]: macro@exempt
-//! [main]: macro@main
-//! [run_sync]: run_sync
-//! [test]: macro@test
-//! [`Builder::caller_runtime`]: Builder::caller_runtime
-//! [`Builder::carry`]: Builder::carry
-//! [`Builder::stack_size`]: Builder::stack_size
-//! [`Cancelled`]: Cancelled
-//! [`await_in_drop`]: await_in_drop
-//! [`await_or_cancelled`]: await_or_cancelled
-//! [`axum::RequestLimit`]: axum::RequestLimit
-//! [`block`]: block
-//! [`builder`]: builder
-//! [`enter_runtime`]: enter_runtime
-//! [`guard::Guard`]: guard::Guard
-//! [`guard::with`]: guard::with
-//! [`io::AsyncReader`]: io::AsyncReader
-//! [`io::StreamReader`]: io::StreamReader
-//! [`io::SyncIoBridge`]: io::SyncIoBridge
-//! [`io::body`]: io::body
-//! [`is_cancelled`]: is_cancelled
-//! [`join_all`]: join_all
-//! [`join`]: join
-//! [`limit_stack_memory`]: limit_stack_memory
-//! [`map_concurrent`]: map_concurrent
-//! [`must_suspend`]: must_suspend
-//! [`nested`]: nested
-//! [`no_suspend`]: no_suspend
-//! [`on_thread_stack`]: on_thread_stack
-//! [`race`]: race
-//! [`run_sync_local`]: run_sync_local
-//! [`scope`]: scope
-//! [`shield`]: shield
-//! [`stream::blocking_iter`]: stream::blocking_iter
-//! [`stream::generate`]: stream::generate
-//! [`time::timeout`]: time::timeout
-//! [`time`]: time
-//! [`try_await_sync`]: try_await_sync
-//! [`ureq::agent`]: ureq::agent
-//! [`with_ambient`]: with_ambient
-//! [`workers::Builder::run_each`]: workers::Builder::run_each
-//! [`workers`]: workers
+#![doc = include_str!("links.md")]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
