@@ -3,6 +3,8 @@
 pub(crate) mod context;
 pub(crate) mod coroutine;
 pub(crate) mod mounts;
+#[cfg(all(target_os = "linux", not(greenhack_threads)))]
+mod overflow;
 pub(crate) mod pending;
 pub(crate) mod residents;
 pub(crate) mod spans;

@@ -1,12 +1,14 @@
-//! The calls of the system, for the slab of stacks and the cores of workers: the
+//! The calls of the system, for the slab of stacks, the cores of workers, and faults: the
 //! only file that calls the system.
 //!
-//! Linux only. Elsewhere stacks come from corosensei, one mapping each, and
-//! threads are not kept on cores (`no_sys.rs`).
+//! Linux only. Elsewhere stacks come from corosensei, one mapping each, threads are not
+//! kept on cores (`no_sys.rs`), and faults are not explained.
 
+use std::fmt;
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A range of addresses that this process has mapped for stacks.
@@ -213,13 +215,118 @@ fn use_cores(words: &[libc::c_ulong]) -> io::Result<()> {
 
 /// How many mappings the system allows to a process.
 pub(crate) fn most_mappings() -> usize {
-    static MOST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {
         std::fs::read_to_string("/proc/sys/vm/max_map_count")
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(65_530)
     })
+}
+
+/// What is said of a fault. It has its memory in itself, since the handler of a signal
+/// must not allocate.
+pub(crate) struct Message {
+    text: [u8; 512],
+    len: usize,
+}
+
+impl fmt::Write for Message {
+    /// Takes as much of `text` as there is room for.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (place, &byte) in self.text[self.len..].iter_mut().zip(text.as_bytes()) {
+            *place = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Message {
+    /// Writes it to standard error, if there is anything.
+    fn show(&self) {
+        if self.len > 0 {
+            // SAFETY: the text is `len` bytes and more.
+            unsafe { libc::write(libc::STDERR_FILENO, self.text.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+/// Says something of a fault at an address, or nothing.
+type Explain = fn(usize, &mut Message);
+
+/// Who explains faults, and what became of them before.
+static FAULTS: OnceLock<(Explain, libc::sigaction)> = OnceLock::new();
+
+/// Has the faults of this process explained on standard error. Then they go the way that
+/// they went before: to the handler that was there, or to the end of the process.
+///
+/// Threads need an alternate stack for that, as those of std have.
+///
+/// # Safety
+///
+/// `explain` runs in the handler of a signal, in the midst of anything: it must neither
+/// allocate, nor lock, nor unwind, nor touch what the thread may be changing.
+pub(crate) unsafe fn explain_faults(explain: Explain) {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: it changes nothing, and there is room for the answer.
+    if unsafe { libc::sigaction(libc::SIGSEGV, ptr::null(), before.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // SAFETY: the system has answered.
+    let before: libc::sigaction = unsafe { before.assume_init() };
+    // It is there before the handler is, which looks for it.
+    if FAULTS.set((explain, before)).is_err() {
+        return;
+    }
+    let mut action = before;
+    action.sa_sigaction = faulted as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: the handler has the signature that the flags promise, and does only what a
+    // handler may, by the condition on `explain`.
+    unsafe { libc::sigaction(libc::SIGSEGV, &raw const action, ptr::null_mut()) };
+}
+
+extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some((explain, before)) = FAULTS.get() else {
+        return;
+    };
+    // SAFETY: the system hands over what it knows of the signal.
+    let known = unsafe { &*info };
+    let is_sent = known.si_code <= 0;
+    if !is_sent {
+        // SAFETY: a signal that nobody has sent is of a fault, and has an address.
+        let address = unsafe { known.si_addr() };
+        let mut message = Message {
+            text: [0; 512],
+            len: 0,
+        };
+        explain(address.addr(), &mut message);
+        message.show();
+    }
+    match before.sa_sigaction {
+        libc::SIG_IGN if is_sent => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // What has faulted does so again, and the process ends.
+            // SAFETY: it takes this handler away.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            if is_sent {
+                // SAFETY: it comes when this handler has returned.
+                unsafe { libc::raise(signal) };
+            }
+        }
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+            type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+            // SAFETY: who has set it has promised this signature, by the flag.
+            let handler = unsafe { mem::transmute::<usize, Handler>(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: as above, without the flag.
+            let handler = unsafe { mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler) };
+            handler(signal);
+        }
+    }
 }
 
 /// Whether the system guards memory without a mapping for it.

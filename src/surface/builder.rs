@@ -71,9 +71,7 @@ impl Builder {
     /// costs address space, and tables of the processor: 2 KiB for a suspended run
     /// with 1 MiB, 0.2 KiB with 64 KiB. The sizes are 64 KiB, 256 KiB and 1 MiB, to
     /// which others are rounded up, and whatever is larger. A run that overruns
-    /// its stack hits a guard, which ends the process, as on a thread's stack. But
-    /// the message of std, "has overflowed its stack", is for threads only: here
-    /// there is just the signal, `SIGSEGV` on Linux.
+    /// its stack hits a guard, which ends the process, as on a thread's stack.
     ///
     /// # Platform-specific behavior
     ///
@@ -81,6 +79,10 @@ impl Builder {
     /// mapping of their own since 6.13; before, guards are limited to a quarter of
     /// `vm.max_map_count`. Elsewhere each stack is a mapping. Where there are no
     /// more, the run panics and says so.
+    ///
+    /// On Linux an overflow is explained on standard error, with the run's name and the
+    /// size of its stack. For that greenhack has a handler of `SIGSEGV` from the first
+    /// run on, which hands all faults on to the handler that was there before.
     ///
     /// # Examples
     ///

@@ -1,0 +1,49 @@
+//! What is said when the stack of a coroutine overflows, before the process ends.
+//!
+//! A guard below the stack makes that a fault. std knows the guards of its threads only.
+
+use std::fmt::Write;
+use std::ptr;
+use std::sync::Once;
+
+use super::context::{Frame, Header, Place, current};
+use crate::ground::sys::{self, Message};
+
+/// No guard is larger.
+const LARGEST_GUARD: usize = 128 * 1024;
+
+/// A header is in the topmost page of its stack, that much below the end at most.
+const TOPMOST: usize = 4096;
+
+/// Sees to it that overflows are explained from now on.
+#[inline]
+pub(crate) fn watch() {
+    static WATCH: Once = Once::new();
+    // SAFETY: `explain` reads a thread-local without a destructor, and the header that it
+    // points to, which the coroutine can't be changing in a way that matters: its name and
+    // its size stay. It formats them into the message.
+    WATCH.call_once(|| unsafe { sys::explain_faults(explain) });
+}
+
+fn explain(address: usize, message: &mut Message) {
+    if let Place::In(header) = current(&Frame::here()) {
+        if is_in_guard(header, address) {
+            // There is nobody to hear of it if that does not fit.
+            let _ = writeln!(
+                message,
+                "greenhack: `{}` has overflowed its stack of {} bytes; set a larger \
+                 `stack_size`, or call what needs so much with `greenhack::on_thread_stack`",
+                header.name(),
+                header.stack_size(),
+            );
+        }
+    }
+}
+
+/// Whether an address that has faulted is below the stack of a coroutine.
+fn is_in_guard(header: &Header, address: usize) -> bool {
+    let size = header.stack_size();
+    let nearest = size.saturating_sub(TOPMOST);
+    let below = ptr::from_ref(header).addr().saturating_sub(address);
+    (nearest..size.saturating_add(LARGEST_GUARD)).contains(&below)
+}
