@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn there_are_never_too_many_at_hand() {
         let most = FEW + 2 * TIDY_EVERY;
-        let mut taken = take_many(8 * most);
-        for stack in taken.drain(..6 * most) {
+        let mut taken = take_many(4 * most);
+        for stack in taken.drain(..2 * most) {
             give(stack);
             assert!(free(0).0 <= most);
         }
