@@ -111,8 +111,6 @@ impl<T, X> Coroutine<T, X> {
             assert!(size_of::<Block<T, X>>() <= ATTIC, "it does not fit");
             assert!(align_of::<Block<T, X>>() <= 16, "stacks begin anywhere");
         }
-        #[cfg(all(target_os = "linux", not(greenhack_threads)))]
-        super::overflow::watch();
         let header = header(stack.size());
         let kind = header.kind();
         let block: *mut Block<T, X> = stack.attic().cast();

@@ -16,12 +16,12 @@ const LARGEST_GUARD: usize = 128 * 1024;
 const TOPMOST: usize = 4096;
 
 /// Sees to it that overflows are explained from now on.
-#[inline]
+#[cold]
 pub(crate) fn watch() {
     static WATCH: Once = Once::new();
-    // SAFETY: `explain` reads a thread-local without a destructor, and the header that it
-    // points to, which the coroutine can't be changing in a way that matters: its name and
-    // its size stay. It formats them into the message.
+    // SAFETY: `explain` reads a thread-local without a destructor, and of the header that it
+    // points to the name and the size, which nobody changes. It formats them into the
+    // message.
     WATCH.call_once(|| unsafe { sys::explain_faults(explain) });
 }
 

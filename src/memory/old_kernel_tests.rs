@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::env;
 use std::fs;
 use std::hint::black_box;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::panic;
 use std::process::{Command, Output};
@@ -57,6 +58,10 @@ fn faults(output: &Output) {
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
 }
 
+fn take(size: usize) -> io::Result<Stack> {
+    pool::take(size, || {})
+}
+
 /// How many mappings this process has.
 fn mappings() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -74,7 +79,7 @@ fn touch(stack: &Stack) {
 
 /// Touches the topmost page of the guard of one of several stacks.
 fn overrun_one_of_several() {
-    let stacks: Vec<Stack> = (0..3).map(|_| pool::take(SIZE).unwrap()).collect();
+    let stacks: Vec<Stack> = (0..3).map(|_| take(SIZE).unwrap()).collect();
     stacks.iter().for_each(touch);
     println!("so far, so good");
     let below = stacks[1].lowest() - 1;
@@ -135,7 +140,7 @@ fn an_old_kernel_keeps_three_quarters_of_its_mappings() {
         old_kernel::pretend();
         let before = mappings();
         let (stacks, errors): (Vec<_>, Vec<_>) =
-            (0..MANY).map(|_| pool::take(SIZE)).partition(Result::is_ok);
+            (0..MANY).map(|_| take(SIZE)).partition(Result::is_ok);
         assert!(!has_guard_markers(), "the system has refused");
         let stacks: Vec<Stack> = stacks.into_iter().map(Result::unwrap).collect();
         assert_eq!(stacks.len(), most_stacks().min(MANY));
@@ -154,7 +159,7 @@ fn an_old_kernel_keeps_three_quarters_of_its_mappings() {
         assert!(others.iter().all(|other| black_box(other)[5] == 1));
         stacks.into_iter().for_each(pool::give);
         // A stack that has come back needs no further guard.
-        assert!(pool::take(SIZE).is_ok());
+        assert!(take(SIZE).is_ok());
     });
     succeeds(&output);
 }
@@ -223,10 +228,8 @@ fn guards_are_given_back_with_their_thread_on_an_old_kernel() {
         old_kernel::pretend();
         for _ in 0..3 {
             let thread = thread::spawn(|| {
-                let stacks: Vec<_> = (0..most_stacks())
-                    .map(|_| pool::take(SIZE).unwrap())
-                    .collect();
-                assert!(pool::take(SIZE).is_err());
+                let stacks: Vec<_> = (0..most_stacks()).map(|_| take(SIZE).unwrap()).collect();
+                assert!(take(SIZE).is_err());
                 stacks.into_iter().for_each(pool::give);
             });
             thread.join().unwrap();
@@ -244,7 +247,7 @@ fn markers_need_no_mappings() {
     let output = in_child("markers_need_no_mappings", || {
         for (size, count) in [(SIZE, MANY), (4 * SIZE, MANY), (16 * SIZE, MANY)] {
             let before = mappings();
-            let stacks: Vec<_> = (0..count).map(|_| pool::take(size).unwrap()).collect();
+            let stacks: Vec<_> = (0..count).map(|_| take(size).unwrap()).collect();
             stacks.iter().for_each(touch);
             // 9 chunks, of which some may lie side by side, the heap, and the thread that
             // cools what is given, for which a sanitizer takes some of its own. With a

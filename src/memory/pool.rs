@@ -147,26 +147,28 @@ fn class_of(size: usize) -> Option<usize> {
     CLASSES.iter().position(|&class| size <= class)
 }
 
-/// Takes a stack of `size` bytes, rounded up.
+/// Takes a stack of `size` bytes, rounded up. Calls `first` if there is none at hand, and
+/// so before this thread has its first.
 ///
 /// # Errors
 ///
 /// The system's, if it has no memory or no mapping left for the stack, and
 /// `InvalidInput` for a size that cannot be meant.
 #[inline]
-pub(crate) fn take(size: usize) -> io::Result<Stack> {
+pub(crate) fn take(size: usize, first: fn()) -> io::Result<Stack> {
     let at_hand = class_of(size).and_then(|class| {
         let take = |pool: &RefCell<Pool>| pool.borrow_mut().classes[class].take_at_hand();
         POOL.try_with(take).ok().flatten()
     });
     match at_hand {
         Some(stack) => Ok(stack),
-        None => take_another(size),
+        None => take_another(size, first),
     }
 }
 
 #[cold]
-fn take_another(size: usize) -> io::Result<Stack> {
+fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
+    first();
     let taken = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         match class_of(size) {
@@ -229,6 +231,10 @@ mod tests {
     use super::*;
 
     const KIB: usize = 1024;
+
+    fn take(size: usize) -> io::Result<Stack> {
+        super::take(size, || {})
+    }
 
     /// How many stacks of a size are free here: at hand, and on the shelf.
     fn free(size: usize) -> (usize, usize) {

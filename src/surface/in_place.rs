@@ -30,6 +30,7 @@ use super::reaper;
 use super::workers::{self, Resident};
 use crate::engine::context::{Header, Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
+use crate::engine::overflow;
 use crate::ground::ambient::{self, Spot};
 use crate::memory::pool;
 
@@ -154,7 +155,7 @@ impl<T: 'static> InPlace<T> {
             refuse(THREAD_IS_ENDING);
         }
         let (stack_size, budget) = config.stack_and_budget();
-        let stack = match pool::take(stack_size) {
+        let stack = match pool::take(stack_size, overflow::watch) {
             Ok(stack) => stack,
             Err(error) => {
                 let whom = format!("`{}`", config.name);

@@ -68,6 +68,7 @@ use crate::engine::context::{
     Frame, Header, Kind, Place, Unfinished, Wait, current, polling_refusal,
 };
 use crate::engine::coroutine::Coroutine;
+use crate::engine::overflow;
 use crate::ground::ambient::Spot;
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
@@ -149,7 +150,7 @@ impl<'scope> Scope<'scope, '_> {
     fn child(&'scope self, f: impl FnOnce() + 'scope) -> Child {
         const NAME: &str = "a closure of a scope";
         let size = self.nursery.stack_size;
-        let stack = match pool::take(size) {
+        let stack = match pool::take(size, overflow::watch) {
             Ok(stack) => stack,
             Err(error) => panic!("{}", pool::complaint(size, NAME, &error)),
         };
