@@ -28,10 +28,16 @@ fn guard_install() -> libc::c_int {
     102
 }
 
-#[cfg(test)]
-use old_kernel::guard_install;
+/// An advice that no system knows.
+#[cfg(not(test))]
+fn nonsense() -> libc::c_int {
+    libc::c_int::MAX
+}
 
-/// Whether the system has refused `MADV_GUARD_INSTALL`.
+#[cfg(test)]
+use old_kernel::{guard_install, nonsense};
+
+/// Whether the system makes no guards by `MADV_GUARD_INSTALL`.
 static NO_GUARDS: AtomicBool = AtomicBool::new(false);
 
 /// How many guards are made by `mprotect`. Each splits a mapping in three.
@@ -54,6 +60,12 @@ impl Mapping {
         };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
+        }
+        // What takes any advice takes that for a guard as well, and makes none: the
+        // user mode of QEMU does.
+        // SAFETY: the range is the mapping just made, of which nobody knows yet.
+        if unsafe { libc::madvise(start, bytes, nonsense()) } == 0 {
+            NO_GUARDS.store(true, Ordering::Relaxed);
         }
         // A huge page would give 2 MiB to a stack that uses 4 KiB. A kernel
         // without huge pages refuses, and is right.
@@ -91,9 +103,14 @@ impl Mapping {
                 return Ok(());
             }
             // The answer of a system that doesn't know markers, or not for locked
-            // memory. Any other is about this one range.
+            // memory; and those of a filter of system calls. Any other is about this
+            // one range.
             let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EINVAL) {
+            let is_refused = matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::EACCES)
+            );
+            if !is_refused {
                 return Err(error);
             }
             NO_GUARDS.store(true, Ordering::Relaxed);
@@ -335,24 +352,59 @@ pub(crate) fn has_guard_markers() -> bool {
     !NO_GUARDS.load(Ordering::Relaxed)
 }
 
-/// A system before Linux 6.13, for tests.
+/// Systems that make no guards by advice, for tests.
 #[cfg(test)]
 pub(crate) mod old_kernel {
-    use super::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicI32;
 
-    static IS_OLD: AtomicBool = AtomicBool::new(false);
+    use super::Ordering;
 
-    /// Makes the system refuse markers from now on, as it refuses any advice that
-    /// it does not know. It is for the whole process, hence for a child.
+    static GUARD_INSTALL: AtomicI32 = AtomicI32::new(102);
+    static NONSENSE: AtomicI32 = AtomicI32::new(libc::c_int::MAX);
+
+    /// Makes the system refuse markers from now on, as one before Linux 6.13 refuses
+    /// any advice that it does not know. It is for the whole process, hence for a child.
     pub(crate) fn pretend() {
-        IS_OLD.store(true, Ordering::Relaxed);
+        GUARD_INSTALL.store(libc::c_int::MAX, Ordering::Relaxed);
+    }
+
+    /// Makes it take any advice, and do nothing.
+    pub(crate) fn pretend_to_take_any_advice() {
+        GUARD_INSTALL.store(libc::MADV_NORMAL, Ordering::Relaxed);
+        NONSENSE.store(libc::MADV_NORMAL, Ordering::Relaxed);
+    }
+
+    /// Makes a filter of system calls refuse all advice from this thread, with `error`.
+    pub(crate) fn refuse_advice(error: libc::c_int) {
+        const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+        const SKIP_UNLESS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+        const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+        let step = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+        let mut steps = [
+            // The number of the call comes first.
+            step(LOAD, 0, 0),
+            step(SKIP_UNLESS, 1, libc::SYS_madvise as u32),
+            step(RETURN, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+            step(RETURN, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog {
+            len: steps.len() as libc::c_ushort,
+            filter: steps.as_mut_ptr(),
+        };
+        // SAFETY: it only takes from this process the right to get more rights.
+        let no_more = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        assert_eq!(no_more, 0);
+        let (mode, program) = (libc::SECCOMP_MODE_FILTER, &raw const program);
+        // SAFETY: the system copies the program, which is there.
+        let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, program) };
+        assert_eq!(set, 0, "{}", super::io::Error::last_os_error());
     }
 
     pub(super) fn guard_install() -> libc::c_int {
-        if IS_OLD.load(Ordering::Relaxed) {
-            libc::c_int::MAX
-        } else {
-            102
-        }
+        GUARD_INSTALL.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn nonsense() -> libc::c_int {
+        NONSENSE.load(Ordering::Relaxed)
     }
 }

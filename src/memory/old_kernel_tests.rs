@@ -106,6 +106,26 @@ fn overflow_meets_a_protected_guard_on_an_old_kernel() {
 }
 
 #[test]
+fn overflow_meets_a_protected_guard_where_any_advice_is_taken_and_none_followed() {
+    let name = "overflow_meets_a_protected_guard_where_any_advice_is_taken_and_none_followed";
+    let output = in_child(name, || {
+        old_kernel::pretend_to_take_any_advice();
+        overrun_one_of_several();
+    });
+    faults(&output);
+}
+
+#[test]
+fn overflow_meets_a_protected_guard_where_all_advice_is_refused() {
+    let name = "overflow_meets_a_protected_guard_where_all_advice_is_refused";
+    let output = in_child(name, || {
+        old_kernel::refuse_advice(libc::EPERM);
+        overrun_one_of_several();
+    });
+    faults(&output);
+}
+
+#[test]
 fn overflow_of_a_run_on_an_old_kernel_ends_the_process() {
     fn dive(depth: u64) -> u64 {
         let frame = black_box([depth; 16]);
