@@ -31,7 +31,10 @@ pub(crate) const DEFAULT_SIZE: usize = 1024 * 1024;
 const CLASSES: [usize; 3] = [64 * 1024, 256 * 1024, DEFAULT_SIZE];
 
 /// More is an error: no address space holds many of these.
-const LARGEST: usize = 1 << 40;
+const LARGEST: usize = match usize::BITS {
+    64 => 1 << 40,
+    bits => 1 << (bits - 2),
+};
 
 /// Every so often a stack is given back, those go to the shelf that were not needed.
 const TIDY_EVERY: usize = 128;
