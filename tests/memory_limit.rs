@@ -5,11 +5,12 @@ mod help;
 mod support;
 
 use std::future::pending;
+use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use greenhack::{await_sync, builder, join, limit_stack_memory, run_sync};
-use help::{multi_thread, settle, succeeds_in_child};
+use help::{multi_thread, poll_once, settle, succeeds_in_child};
 use support::text;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::oneshot;
@@ -86,6 +87,67 @@ fn a_stack_larger_than_any_class_counts_as_what_it_is() {
         // They are counted until their thread ends.
         for _ in 0..5 {
             thread::spawn(on_a_thread).join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_run_that_is_forgotten_counts_for_ever_and_what_was_free_beside_it_does_not() {
+    const NAME: &str =
+        "a_run_that_is_forgotten_counts_for_ever_and_what_was_free_beside_it_does_not";
+    succeeds_in_child(NAME, || {
+        const MOST: usize = 4;
+        limit_stack_memory(MOST * SIZE);
+        for forgotten in 0..MOST {
+            let on_a_thread = move || {
+                LocalRuntime::new().unwrap().block_on(async move {
+                    let waiting: Vec<_> = (forgotten..MOST).map(|_| waits(SIZE)).collect();
+                    settle().await;
+                    assert!(waits(SIZE).0.await.is_err());
+                    for (run, end) in waiting {
+                        drop(end);
+                        run.await.unwrap();
+                    }
+                    let run = builder().stack_size(SIZE);
+                    let mut run = Box::pin(run.run_sync_local(|| await_sync(pending::<()>())));
+                    assert!(poll_once(&mut run).await.is_pending());
+                    forget(run);
+                });
+            };
+            thread::spawn(on_a_thread).join().unwrap();
+        }
+    });
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn a_large_stack_that_is_dropped_on_another_thread_counts_no_longer() {
+    use tracing::span::Id;
+    use tracing::{Subscriber, info_span};
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    struct PanicsAtExit;
+
+    impl<S: Subscriber> Layer<S> for PanicsAtExit {
+        fn on_exit(&self, _: &Id, _: Context<'_, S>) {
+            panic!("a layer");
+        }
+    }
+
+    const NAME: &str = "a_large_stack_that_is_dropped_on_another_thread_counts_no_longer";
+    succeeds_in_child(NAME, || {
+        const LARGE: usize = 5 << 20;
+        limit_stack_memory(LARGE);
+        let subscriber = tracing_subscriber::registry().with(PanicsAtExit);
+        let _default = tracing::subscriber::set_default(subscriber);
+        for _ in 0..3 {
+            let run = builder().stack_size(LARGE);
+            let mut run = Box::pin(run.run_sync(|| forget(info_span!("left").entered())));
+            // The span is exited when the run has ended, so that it keeps its stack.
+            let poll = || LocalRuntime::new().unwrap().block_on(poll_once(&mut run));
+            let payload = catch_unwind(AssertUnwindSafe(poll)).unwrap_err();
+            assert_eq!(text(&*payload), "a layer");
+            thread::spawn(|| drop(run)).join().unwrap();
         }
     });
 }

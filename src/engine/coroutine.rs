@@ -424,9 +424,7 @@ impl Drop for Free {
         if self.is_this_thread {
             pool::give(stack);
         } else {
-            // If it is a slot in a slab of another thread, that is lost; if it has a
-            // mapping, that is freed.
-            drop(stack);
+            pool::end(stack);
         }
     }
 }

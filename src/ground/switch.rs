@@ -122,6 +122,12 @@ mod native {
             ptr::with_exposed_provenance_mut(self.base.get())
         }
 
+        /// Whether it has a mapping of its own.
+        pub(crate) fn has_mapping(&self) -> bool {
+            // SAFETY: see `drop`. Nobody writes to it meanwhile.
+            unsafe { &*self.pages() }.is_some()
+        }
+
         /// Its lowest address.
         #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
         pub(crate) fn lowest(&self) -> usize {

@@ -63,6 +63,11 @@ impl Stack {
         self.attic.as_ptr().cast()
     }
 
+    /// Whether it has a mapping of its own: it has what stands for that.
+    pub(crate) fn has_mapping(&self) -> bool {
+        true
+    }
+
     /// The size that was asked for, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.size

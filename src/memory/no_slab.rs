@@ -21,9 +21,11 @@ impl Slab {
         Stack::new(self.size).inspect_err(|_| limit::release(self.size))
     }
 
-    pub(crate) fn end(&mut self, free: Vec<Stack>) {
+    /// Unmaps what is free.
+    pub(crate) fn end(&mut self, free: Vec<Stack>) -> Vec<Stack> {
         limit::release(free.len() * self.size);
         drop(free);
+        Vec::new()
     }
 }
 

@@ -299,3 +299,43 @@ fn a_stack_with_a_mapping_of_its_own_is_unmapped_wherever_it_is_dropped() {
     });
     succeeds(&output);
 }
+
+#[test]
+fn a_stack_that_no_pool_takes_counts_no_longer() {
+    const LARGE: usize = 48 * SIZE;
+
+    /// Gives a stack back when the pool of its thread is gone.
+    #[derive(Default)]
+    struct Late(Cell<Option<Stack>>);
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            pool::give(self.0.take().unwrap());
+            // What is taken and given now counts as well.
+            assert!(pool::take(LARGE + 1).is_err());
+            pool::give(pool::take(LARGE).unwrap());
+            assert!(pool::take(usize::MAX).is_err());
+        }
+    }
+
+    thread_local! {
+        static LATE: Late = Late::default();
+    }
+
+    let output = in_child("a_stack_that_no_pool_takes_counts_no_longer", || {
+        crate::limit_stack_memory(LARGE);
+        for size in [LARGE, SIZE] {
+            for _ in 0..LARGE / size {
+                let stack = pool::take(size).unwrap();
+                thread::spawn(|| pool::end(stack)).join().unwrap();
+            }
+            for _ in 0..LARGE / size {
+                // Made before the pool, and destroyed after it.
+                let keep = move || LATE.with(|late| late.0.set(Some(pool::take(size).unwrap())));
+                thread::spawn(keep).join().unwrap();
+            }
+        }
+        assert!(pool::take(LARGE).is_ok());
+    });
+    succeeds(&output);
+}

@@ -19,7 +19,7 @@ use std::mem;
 
 use super::limit;
 use super::shelf::Shelf;
-use super::slab::Slab;
+use super::slab::{self, Slab};
 use crate::ground::switch::Stack;
 
 /// The size of a stack unless a run asks for another: 1 MiB of lazily
@@ -91,9 +91,12 @@ impl Drop for Pool {
         for class in &mut self.classes {
             let mut free = mem::take(&mut class.at_hand);
             free.append(&mut class.shelf.empty());
-            class.slab.end(free);
+            // What is left stays mapped, but nobody gets it any more.
+            for stack in class.slab.end(free) {
+                limit::release(stack.size());
+            }
         }
-        self.large.drain(..).for_each(end_large);
+        self.large.drain(..).for_each(end);
     }
 }
 
@@ -180,7 +183,7 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
         }
     });
     // While the thread's locals are destroyed, a stack has its own mapping.
-    taken.unwrap_or_else(|_| Stack::new(size))
+    taken.unwrap_or_else(|_| map(size))
 }
 
 /// Says that there is no stack, and what to do.
@@ -195,38 +198,54 @@ pub(crate) fn complaint(size: usize, whom: &str, error: &io::Error) -> String {
 }
 
 fn take_large(free: &mut Vec<Stack>, size: usize) -> io::Result<Stack> {
+    match free.iter().rposition(|stack| stack.size() == size) {
+        Some(index) => Ok(free.swap_remove(index)),
+        None => map(size),
+    }
+}
+
+/// Makes a stack in a mapping of its own.
+fn map(size: usize) -> io::Result<Stack> {
     if size > LARGEST {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("a stack of {size} bytes is larger than any machine can map"),
         ));
     }
-    match free.iter().rposition(|stack| stack.size() == size) {
-        Some(index) => Ok(free.swap_remove(index)),
-        None => {
-            limit::claim(size)?;
-            Stack::new(size).inspect_err(|_| limit::release(size))
-        }
-    }
-}
-
-fn end_large(stack: Stack) {
-    limit::release(stack.size());
-    drop(stack);
+    limit::claim(size)?;
+    Stack::new(size).inspect_err(|_| limit::release(size))
 }
 
 /// Gives back a stack on which nothing runs any more.
 #[inline]
 pub(crate) fn give(stack: Stack) {
-    // While the thread's locals are destroyed, the stack is just dropped.
+    let mut stack = Some(stack);
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        match class_of(stack.size()) {
-            Some(class) => pool.classes[class].give(stack),
-            None if pool.large.len() < MOST_LARGE => pool.large.push(stack),
-            None => end_large(stack),
+        if let Some(stack) = stack.take() {
+            match class_of(stack.size()) {
+                Some(class) => pool.classes[class].give(stack),
+                None if pool.large.len() < MOST_LARGE => pool.large.push(stack),
+                None => end(stack),
+            }
         }
     });
+    // While the thread's locals are destroyed, nobody takes it.
+    if let Some(stack) = stack {
+        end(stack);
+    }
+}
+
+/// Ends a stack that nobody gets any more, on whatever thread. Its mapping is freed, if
+/// it has one. If it is in a slab its slot is lost, and only its memory comes back.
+#[cold]
+pub(crate) fn end(stack: Stack) {
+    limit::release(stack.size());
+    if stack.has_mapping() {
+        drop(stack);
+    } else {
+        slab::cool(stack);
+    }
 }
 
 #[cfg(test)]

@@ -129,18 +129,20 @@ impl Slab {
         self.chunks.iter().map(|chunk| chunk.cut).sum()
     }
 
-    /// Unmaps all, if `free` holds every stack that was ever cut (P2).
-    pub(crate) fn end(&mut self, free: Vec<Stack>) {
-        let count = free.len();
+    /// Unmaps all, if `free` holds every stack that was ever cut (P2). If not, they give
+    /// their memory back and are returned.
+    pub(crate) fn end(&mut self, free: Vec<Stack>) -> Vec<Stack> {
+        if free.len() != self.cuts() {
+            return free.into_iter().filter_map(cool).collect();
+        }
+        limit::release(free.len() * self.size);
         // They have nothing to free, and their memory need not be looked at.
         free.into_iter().for_each(mem::forget);
-        if count == self.cuts() {
-            limit::release(count * self.size);
-            for chunk in self.chunks.drain(..) {
-                // SAFETY: all stacks of the slab are gone (P1).
-                unsafe { chunk.mapping.unmap() };
-            }
+        for chunk in self.chunks.drain(..) {
+            // SAFETY: all stacks of the slab are gone (P1).
+            unsafe { chunk.mapping.unmap() };
         }
+        Vec::new()
     }
 }
 
@@ -207,10 +209,27 @@ mod tests {
         let mut slab = Slab::new(64 * KIB);
         let used = slab.cut().unwrap();
         let free = slab.cut().unwrap();
-        slab.end(vec![free]);
-        assert_eq!(slab.chunks.len(), 1);
-        slab.end(vec![used]);
+        let free = slab.end(vec![free]);
+        assert_eq!((slab.chunks.len(), free.len()), (1, 1));
+        let used = slab.end(vec![used]);
         assert_eq!(slab.chunks.len(), 1, "its other stack is not free for sure");
+        slab.end(free.into_iter().chain(used).collect());
+        assert!(slab.chunks.is_empty());
+    }
+
+    #[test]
+    fn a_slab_that_stays_mapped_gives_back_the_memory_of_what_is_free() {
+        let mut slab = Slab::new(64 * KIB);
+        let (used, free) = (slab.cut().unwrap(), slab.cut().unwrap());
+        let attics = [used.attic(), free.attic()];
+        for attic in attics {
+            // SAFETY: nothing runs on either stack.
+            unsafe { attic.write(1) };
+        }
+        let free = slab.end(vec![free]);
+        // SAFETY: as above, and both are mapped.
+        assert_eq!(attics.map(|attic| unsafe { attic.read() }), [1, 0]);
+        slab.end(free.into_iter().chain([used]).collect());
     }
 
     #[test]
