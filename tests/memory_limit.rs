@@ -9,7 +9,7 @@ use std::mem::forget;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use greenhack::{await_sync, builder, join, limit_stack_memory, run_sync};
+use greenhack::{await_sync, builder, join, limit_stack_memory, run_sync, workers};
 use help::{multi_thread, poll_once, settle, succeeds_in_child};
 use support::text;
 use tokio::runtime::LocalRuntime;
@@ -183,5 +183,17 @@ fn a_run_on_a_worker_says_so_to_its_caller() {
             limit_stack_memory(usize::MAX);
             assert_eq!(tokio::spawn(run_sync(|| 2)).await.unwrap(), 2);
         });
+    });
+}
+
+#[test]
+fn workers_that_have_ended_count_no_longer() {
+    succeeds_in_child("workers_that_have_ended_count_no_longer", || {
+        limit_stack_memory(SIZE);
+        let work = |_| async { builder().stack_size(SIZE).run_sync(|| ()).await };
+        for _ in 0..200 {
+            let workers = workers::Builder::new().threads(1).run_each(work);
+            await_sync(workers.unwrap());
+        }
     });
 }

@@ -36,6 +36,7 @@ use crate::engine::residents;
 use crate::ground::ambient::ThreadToken;
 use crate::ground::error::discard;
 use crate::ground::{report, sys};
+use crate::memory::pool;
 
 pub use super::metrics::Metrics;
 pub use super::pinned::{Worker, Workers};
@@ -512,6 +513,8 @@ struct AtEnd<'a>(&'a Staff);
 
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
+        // Whoever waits for it may start others, with stacks of their own.
+        pool::end_all();
         self.0.running.send_modify(|running| *running -= 1);
         if residents::suspended() == 0 {
             return;
