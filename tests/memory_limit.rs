@@ -119,6 +119,28 @@ fn a_run_that_is_forgotten_counts_for_ever_and_what_was_free_beside_it_does_not(
     });
 }
 
+#[test]
+fn a_large_stack_that_is_free_makes_room_for_one_of_another_size() {
+    const NAME: &str = "a_large_stack_that_is_free_makes_room_for_one_of_another_size";
+    succeeds_in_child(NAME, || {
+        const LARGE: usize = 5 << 20;
+        limit_stack_memory(2 * LARGE);
+        LocalRuntime::new().unwrap().block_on(async {
+            let run = |size| spawn_local(builder().stack_size(size).run_sync_local(|| ()));
+            for size in [LARGE, LARGE - 1, LARGE - 2, 2 * LARGE, SIZE] {
+                run(size).await.unwrap();
+            }
+            // That one which is in use does not.
+            let (large, end) = waits(2 * LARGE - SIZE);
+            settle().await;
+            assert!(run(2 * SIZE).await.is_err());
+            run(SIZE).await.unwrap();
+            drop(end);
+            large.await.unwrap();
+        });
+    });
+}
+
 #[cfg(feature = "tracing")]
 #[test]
 fn a_large_stack_that_is_dropped_on_another_thread_counts_no_longer() {

@@ -188,9 +188,19 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
     first();
     let taken = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
-        match class_of(size) {
-            Some(class) => pool.classes[class].take_from_shelf(),
-            None => take_large(&mut pool.large, size),
+        loop {
+            let taken = match class_of(size) {
+                Some(class) => pool.classes[class].take_from_shelf(),
+                None => take_large(&mut pool.large, size),
+            };
+            if taken.is_ok() || size > LARGEST {
+                return taken;
+            }
+            // Those that are free and of another size make room.
+            match pool.large.pop() {
+                Some(stack) => end(stack),
+                None => return taken,
+            }
         }
     });
     // While the thread's locals are destroyed, a stack has its own mapping.
