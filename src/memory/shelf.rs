@@ -26,11 +26,13 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{self, Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::slab;
+use crate::ground::error::discard;
 use crate::ground::switch::Stack;
 use crate::ground::sync::{Condvar, Mutex, MutexGuard};
 use crate::ground::sys;
@@ -186,6 +188,17 @@ impl Shared {
         }
     }
 
+    /// Sees to it that the cooler can come again after a round that has panicked. What it
+    /// had in its hands is lost.
+    #[cold]
+    fn recover(&self) {
+        let mut stacks = self.lock();
+        stacks.idle = 0;
+        stacks.are_away = false;
+        drop(stacks);
+        self.brought.notify_all();
+    }
+
     /// Does without the cooler.
     #[cold]
     fn cool_all(&self) {
@@ -233,7 +246,15 @@ fn cool() {
     loop {
         thread::sleep(ROUND);
         let shelves = known().clone();
-        shelves.iter().for_each(|shelf| shelf.next_round());
+        for shelf in &shelves {
+            // That would be a bug of ours. It must not keep the memory of other threads
+            // for ever, nor those who end waiting.
+            let round = catch_unwind(AssertUnwindSafe(|| shelf.next_round()));
+            if let Err(payload) = round {
+                discard(payload);
+                shelf.recover();
+            }
+        }
         let mut known = known();
         known.retain(|shelf| shelf.is_warm());
         if known.is_empty() {
@@ -273,13 +294,14 @@ mod tests {
 
     /// Waits until the cooler has no more to do on a shelf.
     fn until_cold(shelf: &Shelf) {
-        let is_warm = |stacks: &mut Stacks| {
-            !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.are_away
-        };
         let limit = Duration::from_secs(60);
-        let (brought, stacks) = (&shelf.0.brought, shelf.0.lock());
-        let waited = brought.wait_timeout_while(stacks, limit, is_warm).unwrap();
-        assert!(!waited.1.timed_out(), "the cooler has not come");
+        let mut stacks = shelf.0.lock();
+        while !stacks.warm.is_empty() || !stacks.worn.is_empty() || stacks.are_away {
+            let waited = shelf.0.brought.wait_timeout(stacks, limit);
+            let (again, limit) = waited.unwrap_or_else(PoisonError::into_inner);
+            assert!(!limit.timed_out(), "the cooler has not come");
+            stacks = again;
+        }
     }
 
     /// Takes one in hand as the cooler does, and brings it back only after it was seen
@@ -342,6 +364,18 @@ mod tests {
         shelf.put_worn(stacks(1).remove(0));
         until_cold(&shelf);
         assert_eq!(shelf.count(), (0, cold(FULL)));
+    }
+
+    #[test]
+    fn the_cooler_comes_again_after_a_round_that_has_panicked() {
+        let (broken, sound) = (shelf(FULL - 1), shelf(FULL - 1));
+        // More than there are, which K2 rules out.
+        broken.0.lock().idle = 2 * FULL;
+        for shelf in [&broken, &sound] {
+            shelf.put(stacks(1).into_iter());
+            until_cold(shelf);
+            assert_eq!(shelf.count(), (0, cold(FULL)));
+        }
     }
 
     #[test]
