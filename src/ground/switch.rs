@@ -27,7 +27,11 @@ mod native {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::ATTIC;
-    use corosensei::stack::{DefaultStack, Stack as _, StackPointer};
+    #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
+    use crate::ground::sys::Pages;
+    #[cfg(not(all(target_os = "linux", not(greenhack_valgrind))))]
+    use corosensei::stack::DefaultStack as Pages;
+    use corosensei::stack::{Stack as _, StackPointer};
     use corosensei::{Coroutine, CoroutineResult};
 
     /// A guarded stack.
@@ -44,7 +48,7 @@ mod native {
     ///
     /// It lies above the attic. Where memory was given back it reads as zeros, which
     /// is `None`.
-    type Pages = Option<Box<DefaultStack>>;
+    type OwnPages = Option<Box<Pages>>;
 
     /// Stacks are whole pages, so what lies at the top of each would fall into
     /// the same few sets of the cache. They begin at different lines instead, all
@@ -63,12 +67,12 @@ mod native {
         let most = (STAGGERS - 1) * STAGGER + OFF_LINE + ATTIC;
         assert!(most < SMALLEST_PAGE, "stacks begin in the topmost page");
         assert!(
-            size_of::<Pages>() <= OFF_LINE,
+            size_of::<OwnPages>() <= OFF_LINE,
             "there is room above the attic"
         );
         // A stack is numbers, and goes to other threads with what they stand for.
         const fn is_send<T: Send>() {}
-        is_send::<Pages>();
+        is_send::<OwnPages>();
     };
 
     /// The next of the distances from the top at which stacks begin.
@@ -81,7 +85,7 @@ mod native {
         /// A stack in a mapping of its own.
         pub(crate) fn new(size: usize) -> io::Result<Stack> {
             let stagger = stagger();
-            let pages = DefaultStack::new(size.saturating_add(stagger))?;
+            let pages = Pages::new(size.saturating_add(stagger))?;
             let stack = Stack {
                 base: pointer(pages.base().get() - stagger),
                 size,
@@ -135,7 +139,7 @@ mod native {
         }
 
         /// Where its mapping is kept, which nobody else looks at.
-        fn pages(&self) -> *mut Pages {
+        fn pages(&self) -> *mut OwnPages {
             ptr::with_exposed_provenance_mut(self.base.get() + ATTIC)
         }
     }
@@ -153,10 +157,23 @@ mod native {
         StackPointer::new(address).expect("a stack is not at null")
     }
 
-    // SAFETY: `DefaultStack` keeps the contract (a guard page, at least the
-    // minimum size, aligned bounds), and the caller of `over` does. What is above the
-    // base is a multiple of the alignment; it was added to the size, or leaves more
-    // than the minimum of it.
+    // SAFETY: it is whole pages above a guard, and what is asked for is more than the
+    // minimum.
+    #[cfg(all(target_os = "linux", not(greenhack_valgrind)))]
+    unsafe impl corosensei::stack::Stack for Pages {
+        fn base(&self) -> StackPointer {
+            pointer(self.top())
+        }
+
+        fn limit(&self) -> StackPointer {
+            pointer(self.lowest())
+        }
+    }
+
+    // SAFETY: `Pages` keeps the contract (a guard page, at least the minimum size,
+    // aligned bounds), and the caller of `over` does. What is above the base is a
+    // multiple of the alignment; it was added to the size, or leaves more than the
+    // minimum of it.
     unsafe impl corosensei::stack::Stack for Stack {
         #[inline]
         fn base(&self) -> StackPointer {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -154,6 +154,49 @@ impl Mapping {
         );
         // SAFETY: the range was just found to be inside of the mapping.
         unsafe { self.start.as_ptr().add(offset) }.cast()
+    }
+}
+
+/// A mapping for one stack, with a guard. It is unmapped when this is dropped.
+pub(crate) struct Pages(ManuallyDrop<Mapping>);
+
+impl Pages {
+    /// Foreign code may not probe its stack page by page, as Rust's does.
+    const GUARD: usize = 64 * 1024;
+
+    /// Maps so many bytes, rounded up, beside the guard.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if it has no addresses or no guard for it.
+    pub(crate) fn new(bytes: usize) -> io::Result<Pages> {
+        let bytes = bytes
+            .checked_add(Pages::GUARD)
+            .and_then(|bytes| bytes.checked_next_multiple_of(page()))
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let pages = Pages(ManuallyDrop::new(Mapping::new(bytes)?));
+        pages.0.guard(0, Pages::GUARD)?;
+        Ok(pages)
+    }
+
+    /// The lowest address above the guard.
+    pub(crate) fn lowest(&self) -> usize {
+        self.0.start() + Pages::GUARD
+    }
+
+    /// The address behind the last byte.
+    pub(crate) fn top(&self) -> usize {
+        self.0.start() + self.0.bytes
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here.
+        let mapping = unsafe { ManuallyDrop::take(&mut self.0) };
+        // SAFETY: whoever has used the addresses keeps this as long as anything lives
+        // there.
+        unsafe { mapping.unmap() };
     }
 }
 

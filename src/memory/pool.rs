@@ -204,7 +204,7 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
         }
     });
     // While the thread's locals are destroyed, a stack has its own mapping.
-    taken.unwrap_or_else(|_| map(size))
+    taken.unwrap_or_else(|_| map(class_of(size).map_or(size, |class| CLASSES[class])))
 }
 
 /// Says that there is no stack, and what to do.
