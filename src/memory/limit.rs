@@ -1,8 +1,8 @@
 //! How much the stacks of the process may take together.
 //!
-//! What counts is the size of each stack from when it is made until it is unmapped,
-//! whether something runs on it or not: the most that it can come to hold. On Linux that
-//! is when its thread ends.
+//! What counts is the size of each stack from when it is made until it is unmapped, or
+//! nobody can get it any more, whether something runs on it or not: the most that it can
+//! come to hold. On Linux that is when its thread ends.
 //! It is counted where stacks are made, not where they are taken from a free
 //! list.
 #![forbid(unsafe_code)]

@@ -1,6 +1,6 @@
-//! Tests of the slab on a system that knows no guard markers, and on this one, and of
-//! stacks outside of it: each in a process of its own, since guards and mappings are
-//! counted for the process.
+//! Tests of the slab on a system that makes no guard markers, and on this one, and of
+//! stacks outside of it: each in a process of its own, since guards, mappings and what
+//! stacks take are counted for the process.
 
 use std::cell::Cell;
 use std::env;
