@@ -381,8 +381,8 @@ fn a_stack_that_no_pool_takes_counts_no_longer() {
 }
 
 #[test]
-fn a_stack_with_a_mapping_of_its_own_has_a_guard_of_many_pages() {
-    let name = "a_stack_with_a_mapping_of_its_own_has_a_guard_of_many_pages";
+fn overflow_of_a_large_stack_meets_a_guard_of_many_pages() {
+    let name = "overflow_of_a_large_stack_meets_a_guard_of_many_pages";
     let output = in_child(name, || {
         // They lie side by side.
         let stacks = [(); 3].map(|()| take(48 * SIZE).unwrap());
