@@ -13,16 +13,17 @@ use std::cell::RefCell;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use greenhack::{await_sync, leaked_runs, run_sync, run_sync_local};
+use greenhack::{await_in_drop, await_sync, leaked_runs, run_sync, run_sync_local};
 use help::{AnyRun, Resource, multi_thread, poll_once, settle, succeeds_in_child};
 use support::{current_thread, on_drop, signal, text};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
 use tokio::task::yield_now;
 
 /// Long enough for a thread to end that is going to.
@@ -143,6 +144,69 @@ fn a_run_is_not_resumed_while_the_thread_ends() {
         !DEAD_AT_RESUME.load(SeqCst),
         "code went on, on a stack that borrows from the dead"
     );
+}
+
+/// Starts a thread whose runtime drives a task to the last, from a thread local. The
+/// task lends from a younger local and waits, in `DATA.with(|_| f(gate))`. Returns
+/// whether it went on when the gate was opened.
+fn goes_on_while_the_thread_ends(f: fn(&Notify), is_cancelled: bool) -> bool {
+    struct Drives(RefCell<Option<Runtime>>);
+    impl Drop for Drives {
+        fn drop(&mut self) {
+            self.0.take().unwrap().block_on(settle());
+        }
+    }
+    thread_local! {
+        static SLOT: Drives = const { Drives(RefCell::new(None)) };
+    }
+    let (went_on, has_gone_on) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = current_thread();
+        // tokio's own locals are older, so that they live longer.
+        runtime.block_on(yield_now());
+        SLOT.with(|_| ());
+        let gate = Arc::new(Notify::new());
+        let opened = gate.clone();
+        let task = runtime.spawn(run_sync(move || {
+            DATA.with(|_data| {
+                let _guard = on_drop(|| went_on.send(()).unwrap());
+                f(&opened);
+            });
+        }));
+        runtime.block_on(settle());
+        if is_cancelled {
+            task.abort();
+            runtime.block_on(settle());
+        }
+        gate.notify_one();
+        SLOT.with(|slot| slot.0.replace(Some(runtime)));
+    })
+    .join()
+    .unwrap();
+    has_gone_on.try_recv().is_ok()
+}
+
+#[test]
+fn a_task_is_not_resumed_while_the_thread_ends() {
+    succeeds_in_child("a_task_is_not_resumed_while_the_thread_ends", || {
+        let wait = |gate: &Notify| await_sync(gate.notified());
+        assert!(!goes_on_while_the_thread_ends(wait, false));
+        assert_eq!(leaked_runs(), 1);
+    });
+}
+
+#[test]
+fn cleanup_is_not_resumed_while_the_thread_ends() {
+    succeeds_in_child("cleanup_is_not_resumed_while_the_thread_ends", || {
+        let wait_in_drop = |gate: &Notify| {
+            let _guard = on_drop(|| {
+                await_in_drop(gate.notified());
+            });
+            await_sync(pending::<()>());
+        };
+        assert!(!goes_on_while_the_thread_ends(wait_in_drop, true));
+        assert_eq!(leaked_runs(), 1);
+    });
 }
 
 #[test]

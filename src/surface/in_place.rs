@@ -196,8 +196,10 @@ impl<T: 'static> InPlace<T> {
                 refuse(WRONG_THREAD);
             }
             // In a poll of the task that was looked at last, all is as it was; where
-            // it is not, the coroutine can't stay suspended.
-            if !header.is_direct() || !header.spot().is_same_task() {
+            // it is not, the coroutine can't stay suspended. But a runtime may be
+            // driven to the last by a thread that ends.
+            let is_as_it_was = header.is_direct() && header.spot().is_same_task();
+            if !is_as_it_was || !ambient::thread_is_alive() {
                 match coroutine.owners().look_again(header.spot()) {
                     Ok(spot) => header.set_spot(spot),
                     Err(message) => refuse(message),

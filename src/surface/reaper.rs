@@ -165,8 +165,9 @@ impl<T: 'static> Future for Reaper<T> {
         let Some(coroutine) = &mut this.coroutine else {
             return Poll::Ready(());
         };
-        if !coroutine.is_this_thread() {
-            // Another thread drives the runtime now. Wait for the right one.
+        if !coroutine.is_this_thread() || !thread_is_alive() {
+            // Another thread drives the runtime now, or one that ends. Wait for the
+            // right one, or for the end of the runtime.
             return Poll::Pending;
         }
         let budget = coroutine.owners().budget;
