@@ -165,13 +165,14 @@ mod subscriber {
 
 #[cfg(feature = "tracing")]
 mod with_a_subscriber_that_panics {
-    use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind, set_hook, take_hook};
     use std::sync::atomic::Ordering::SeqCst;
     use std::sync::mpsc;
     use std::task::Poll;
 
     use greenhack::{in_context, leaked_runs, limit_stack_memory, shield};
-    use help::{poll_once, succeeds_in_child};
+    use help::{Resource, poll_once, succeeds_in_child};
+    use support::on_drop;
     use tracing::dispatcher::{Dispatch, get_default, set_default};
 
     use super::subscriber::Panics;
@@ -243,6 +244,38 @@ mod with_a_subscriber_that_panics {
                 // Both would abort the process.
                 knobs.in_events.store(2, SeqCst);
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(run)));
+                assert_eq!(leaked_runs(), 1);
+            },
+        );
+    }
+
+    /// Calls `f` in the unwind of a task, where the next events panic.
+    fn in_an_unwind(f: impl FnOnce()) {
+        let (subscriber, knobs) = Panics::new();
+        let _default = set_default(&Dispatch::new(subscriber));
+        let unwound = catch_unwind(AssertUnwindSafe(|| {
+            current_thread().block_on(async {
+                let _guard = on_drop(f);
+                knobs.in_events.store(usize::MAX, SeqCst);
+                resume_unwind(Box::new("outer"));
+            });
+        }));
+        assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"outer"));
+    }
+
+    #[test]
+    fn a_report_that_panics_in_an_unwind_does_not_abort() {
+        succeeds_in_child(
+            "with_a_subscriber_that_panics::a_report_that_panics_in_an_unwind_does_not_abort",
+            || {
+                in_an_unwind(|| drop(Resource));
+                let mut run: AnyRun = Box::pin(run_sync_local(|| {
+                    while catch_unwind(|| await_sync(std::future::pending::<()>())).is_err() {}
+                }));
+                current_thread().block_on(async {
+                    assert!(poll_once(&mut run).await.is_pending());
+                });
+                in_an_unwind(|| drop(run));
                 assert_eq!(leaked_runs(), 1);
             },
         );

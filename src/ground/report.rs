@@ -4,7 +4,11 @@
 //! `greenhack`, without it they are lines on standard error.
 #![forbid(unsafe_code)]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use super::error::discard;
 
 static LEAKED: AtomicU64 = AtomicU64::new(0);
 
@@ -30,17 +34,31 @@ pub fn leaked_runs() -> u64 {
 #[cold]
 pub(crate) fn leaked(name: &str, why: &str) {
     LEAKED.fetch_add(1, Ordering::Relaxed);
-    #[cfg(feature = "tracing")]
-    tracing::error!(target: "greenhack", run = name, why, "a suspended run was leaked");
-    #[cfg(not(feature = "tracing"))]
-    eprintln!("greenhack: a suspended run was leaked: {name}: {why}");
+    without_abort(|| {
+        #[cfg(feature = "tracing")]
+        tracing::error!(target: "greenhack", run = name, why, "a suspended run was leaked");
+        #[cfg(not(feature = "tracing"))]
+        eprintln!("greenhack: a suspended run was leaked: {name}: {why}");
+    });
 }
 
 /// Reports something that went a worse way than it should.
 #[cold]
 pub(crate) fn warn(what: &str, remedy: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(target: "greenhack", remedy, "{what}");
-    #[cfg(not(feature = "tracing"))]
-    eprintln!("greenhack: {what}; {remedy}");
+    without_abort(|| {
+        #[cfg(feature = "tracing")]
+        tracing::warn!(target: "greenhack", remedy, "{what}");
+        #[cfg(not(feature = "tracing"))]
+        eprintln!("greenhack: {what}; {remedy}");
+    });
+}
+
+/// Calls `report`, whose panic ends here during an unwind. Subscribers of tracing are
+/// code of others, and standard error may be closed.
+fn without_abort(report: impl FnOnce()) {
+    if thread::panicking() {
+        catch_unwind(AssertUnwindSafe(report)).unwrap_or_else(discard);
+    } else {
+        report();
+    }
 }
