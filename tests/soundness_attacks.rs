@@ -6,6 +6,7 @@
 mod help;
 mod support;
 
+use std::cell::RefCell;
 use std::future::pending;
 use std::panic::{self, AssertUnwindSafe, UnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -19,10 +20,10 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt};
 use greenhack::{
     await_in_drop, await_sync, in_context, leaked_runs, no_suspend, run_sync, run_sync_local,
-    shield,
+    shield, workers,
 };
-use help::{AnyRun, poll_once, settle, succeeds_in_child};
-use support::{Log, current_thread, on_drop, signal, text};
+use help::{AnyRun, multi_thread, poll_once, settle, succeeds_in_child};
+use support::{Log, Signal, current_thread, on_drop, signal, text};
 use tokio::task::{JoinHandle, yield_now};
 
 /// Panics when it is dropped, with another of its kind, and counts it.
@@ -135,6 +136,112 @@ fn a_panicking_payload_of_a_second_panic_is_contained() {
     }
     let first = run_whole(|| await_sync(Twice));
     assert_eq!(first.unwrap_err().downcast_ref(), Some(&"poll"));
+}
+
+/// Two panics of a run that is cancelled: of the future that it waits for, when that
+/// is dropped, and of the closure with `payload`.
+fn panics_twice<P: Send + 'static>(payload: P) -> AnyRun {
+    Box::pin(run_sync_local(move || {
+        let first = on_drop(|| resume_unwind(Box::new("first")));
+        let future = async move {
+            let _first = first;
+            pending::<()>().await;
+        };
+        let _ = catch_unwind(AssertUnwindSafe(|| await_sync(future)));
+        resume_unwind(Box::new(payload));
+    }))
+}
+
+#[test]
+fn the_first_panic_of_a_cancelled_run_counts_whatever_the_second_is() {
+    static DROPS: AtomicUsize = AtomicUsize::new(0);
+    current_thread().block_on(async {
+        let mut run = panics_twice(Bomb(&DROPS));
+        assert!(poll_once(&mut run).await.is_pending());
+        let dropped =
+            catch_unwind(AssertUnwindSafe(|| drop(run))).map_err(std::mem::ManuallyDrop::new);
+        assert_eq!(dropped.unwrap_err().downcast_ref(), Some(&"first"));
+    });
+}
+
+#[test]
+fn two_panics_of_a_run_that_an_unwind_drops_do_not_abort() {
+    succeeds_in_child(
+        "two_panics_of_a_run_that_an_unwind_drops_do_not_abort",
+        || {
+            current_thread().block_on(async {
+                let mut run = panics_twice(on_drop(|| resume_unwind(Box::new("payload"))));
+                assert!(poll_once(&mut run).await.is_pending());
+                let unwound = catch_unwind(AssertUnwindSafe(|| {
+                    let _run = run;
+                    resume_unwind(Box::new("outer"));
+                }));
+                assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"outer"));
+            });
+        },
+    );
+}
+
+#[test]
+fn a_panicking_payload_that_nobody_awaits_does_not_end_a_worker() {
+    succeeds_in_child(
+        "a_panicking_payload_that_nobody_awaits_does_not_end_a_worker",
+        || {
+            static DROPS: AtomicUsize = AtomicUsize::new(0);
+            /// What a run leaves behind that has been cancelled.
+            fn leave(panics: bool) -> Bomb {
+                let bomb = Bomb(&DROPS);
+                let _ = catch_unwind(|| await_sync(pending::<()>()));
+                if panics {
+                    resume_unwind(Box::new(bomb));
+                }
+                bomb
+            }
+            workers::Builder::new().threads(1).start().unwrap();
+            multi_thread().block_on(async {
+                for panics in [true, false] {
+                    let (started, wait) = signal();
+                    let run = tokio::spawn(run_sync(move || {
+                        started.give();
+                        leave(panics)
+                    }));
+                    wait.wait().await;
+                    run.abort();
+                    assert!(run.await.is_err_and(|error| error.is_cancelled()));
+                    run_sync(|| ()).await;
+                }
+            });
+            assert!(DROPS.load(SeqCst) >= 2);
+        },
+    );
+}
+
+#[test]
+fn a_panicking_payload_of_the_last_cleanup_does_not_end_a_worker_with_a_panic() {
+    thread_local! {
+        static LAST: RefCell<Option<Signal>> = const { RefCell::new(None) };
+    }
+    let name = "a_panicking_payload_of_the_last_cleanup_does_not_end_a_worker_with_a_panic";
+    succeeds_in_child(name, || {
+        static DROPS: AtomicUsize = AtomicUsize::new(0);
+        workers::Builder::new().threads(1).start().unwrap();
+        multi_thread().block_on(async {
+            let (started, wait) = signal();
+            let (last, thread_has_ended) = signal();
+            tokio::spawn(run_sync(move || {
+                LAST.set(Some(last));
+                started.give();
+                let _ = catch_unwind(|| await_sync(pending::<()>()));
+                await_in_drop(pending::<()>());
+                resume_unwind(Box::new(Bomb(&DROPS)));
+            }));
+            wait.wait().await;
+            workers::shutdown(Duration::ZERO).await;
+            // If it has a bomb for a result, std aborts before its locals go.
+            thread_has_ended.wait().await;
+        });
+        assert_eq!(leaked_runs(), 0);
+    });
 }
 
 #[test]

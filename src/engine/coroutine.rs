@@ -359,7 +359,10 @@ impl<T, X> Coroutine<T, X> {
     /// The panic that a cancelled coroutine leaves behind, if any.
     pub(crate) fn left_panic(&self, outcome: Outcome<T>) -> Option<Payload> {
         let of_closure = outcome.err().filter(|payload| !payload.is::<Cancelled>());
-        self.drop_panic().take().or(of_closure)
+        if let Some(payload) = of_closure {
+            keep_first(self.drop_panic(), payload);
+        }
+        self.drop_panic().take()
     }
 
     /// Leaks the coroutine. That it is dropped as it is would do the same, but

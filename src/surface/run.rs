@@ -52,6 +52,7 @@ use crate::engine::coroutine::Outcome;
 #[cfg(feature = "tracing")]
 use crate::engine::spans::scoped_default;
 use crate::ground::ambient::{Spot, is_single_threaded};
+use crate::ground::error::discard;
 use crate::ground::sync::Mutex;
 
 /// Runs plain code as part of the current task, on a coroutine.
@@ -350,6 +351,10 @@ where
 }
 
 /// The worker's side of a run, with what is current around it.
+///
+/// Nobody awaits it, so that its panics end here: they are those of a caller who has
+/// gone. tokio would drop the payload, and a destructor that panics in there ends the
+/// worker.
 struct Task<F, T: 'static> {
     run: Option<TaskRun<F, T>>,
     surroundings: Surroundings,
@@ -365,18 +370,28 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let _entered = this.surroundings.enter();
-        match &mut this.run {
-            Some(run) => run.poll(cx),
-            None => Poll::Ready(()),
-        }
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = this.surroundings.enter();
+            match &mut this.run {
+                Some(run) => run.poll(cx),
+                None => Poll::Ready(()),
+            }
+        }));
+        polled.unwrap_or_else(|payload| {
+            discard(payload);
+            Poll::Ready(())
+        })
     }
 }
 
 impl<F, T> Drop for Task<F, T> {
     fn drop(&mut self) {
-        let _entered = self.surroundings.enter();
-        drop(self.run.take());
+        let run = self.run.take();
+        let dropped = catch_unwind(AssertUnwindSafe(|| {
+            let _entered = self.surroundings.enter();
+            drop(run);
+        }));
+        dropped.unwrap_or_else(discard);
     }
 }
 
