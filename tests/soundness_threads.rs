@@ -24,7 +24,7 @@ use help::{AnyRun, Resource, multi_thread, poll_once, settle, succeeds_in_child}
 use support::{current_thread, on_drop, signal, text};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
-use tokio::task::yield_now;
+use tokio::task::{LocalSet, spawn_local, yield_now};
 
 /// Long enough for a thread to end that is going to.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -247,6 +247,19 @@ fn a_started_run_is_refused_on_another_thread_and_goes_on_at_home() {
     .join()
     .unwrap();
     assert_eq!(runtime.block_on(Pin::new(&mut run)), 7);
+}
+
+#[test]
+fn a_run_goes_on_in_another_runtime_of_its_thread() {
+    let mut run: AnyRun = Box::pin(run_sync_local(|| {
+        (0..3).for_each(|_| await_sync(yield_now()));
+    }));
+    let first = current_thread();
+    first.block_on(async { assert!(poll_once(&mut run).await.is_pending()) });
+    current_thread().block_on(async { assert!(poll_once(&mut run).await.is_pending()) });
+    let local_set = LocalSet::new();
+    let ended = local_set.block_on(&current_thread(), async { spawn_local(run).await });
+    assert!(ended.is_ok());
 }
 
 #[test]

@@ -117,10 +117,6 @@ impl Spot {
         }
     }
 
-    pub(crate) fn runtime(self) -> Option<runtime::Id> {
-        self.runtime
-    }
-
     /// Whether this is the poll of a task that no worker runs: a `LocalSet`'s.
     #[inline]
     pub(crate) fn is_in_local_set(self) -> bool {

@@ -87,17 +87,19 @@ impl Home {
         drop(resident);
     }
 
-    /// The spot of a poll that is not in the same task as the `last`, if it is one
-    /// by the right kind of scheduler.
+    /// The spot of a poll that is not in the same task as the last, if it is one by
+    /// the right kind of scheduler.
     #[cold]
-    fn look_again(&self, last: Spot) -> Result<Spot, &'static str> {
-        let spot = Spot::in_runtime(last.runtime());
+    fn look_again(&self) -> Result<Spot, &'static str> {
         if !ambient::thread_is_alive() {
             return Err(THREAD_IS_ENDING);
         }
+        // It may be another runtime, too.
+        let handle = Handle::try_current().ok();
+        let spot = Spot::in_runtime(handle.as_ref().map(Handle::id));
         let polled_as_before = match self.scheduler {
             Scheduler::SingleThreaded => {
-                Handle::try_current().is_ok_and(|handle| ambient::is_single_threaded(&handle, spot))
+                handle.is_some_and(|handle| ambient::is_single_threaded(&handle, spot))
             }
             Scheduler::LocalSet => spot.is_in_local_set() && ambient::is_polled(),
             Scheduler::BlockOn => !spot.is_in_local_set() && ambient::is_polled(),
@@ -200,7 +202,7 @@ impl<T: 'static> InPlace<T> {
             // driven to the last by a thread that ends.
             let is_as_it_was = header.is_direct() && header.spot().is_same_task();
             if !is_as_it_was || !ambient::thread_is_alive() {
-                match coroutine.owners().look_again(header.spot()) {
+                match coroutine.owners().look_again() {
                     Ok(spot) => header.set_spot(spot),
                     Err(message) => refuse(message),
                 }
