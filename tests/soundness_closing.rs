@@ -13,15 +13,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use greenhack::workers::{self, shutdown};
-use greenhack::{await_in_drop, await_sync, leaked_runs, run_sync, run_sync_local};
+use greenhack::{await_in_drop, await_sync, builder, leaked_runs, run_sync, run_sync_local};
 use help::{AnyRun, multi_thread, poll_once, succeeds_in_child};
 use support::{current_thread, on_drop, signal};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, block_in_place, spawn_local, yield_now};
 use tokio::time::sleep;
 
@@ -74,6 +76,50 @@ fn a_run_that_starts_on_a_closing_worker_is_dropped() {
         assert!(DROPPED.load(SeqCst));
         assert_eq!(leaked_runs(), 0);
     });
+}
+
+#[test]
+fn cleanup_goes_on_when_the_runtime_of_the_caller_has_ended() {
+    let name = "cleanup_goes_on_when_the_runtime_of_the_caller_has_ended";
+    succeeds_in_child(name, || {
+        workers::Builder::new().threads(1).start().unwrap();
+        let (end, wait) = signal();
+        let (ended, has_ended) = mpsc::channel();
+        let callers = multi_thread();
+        callers.block_on(async {
+            let (started, has_started) = signal();
+            let builder = builder().caller_runtime(true);
+            tokio::spawn(builder.run_sync(move || {
+                let _guard = on_drop(|| ended.send(await_in_drop(wait.wait())).unwrap());
+                started.give();
+                await_sync(pending::<()>());
+            }));
+            has_started.wait().await;
+        });
+        drop(callers);
+        // The worker comes to it, and looks at the clock of the cleanup.
+        multi_thread().block_on(run_sync(|| await_sync(yield_now())));
+        end.give();
+        assert_eq!(has_ended.recv().unwrap(), Some(()));
+    });
+}
+
+#[test]
+fn cleanup_of_an_inner_run_goes_on_where_the_runtime_of_the_caller_is_entered() {
+    let run = builder().caller_runtime(true).run_sync(|| {
+        let (end, wait) = signal();
+        let (ended, has_ended) = oneshot::channel();
+        await_sync(async {
+            let mut run = run_sync_local(|| {
+                let _guard = on_drop(|| ended.send(await_in_drop(wait.wait())).unwrap());
+                await_sync(pending::<()>());
+            });
+            assert!(poll_once(&mut run).await.is_pending());
+        });
+        end.give();
+        await_sync(has_ended)
+    });
+    assert_eq!(multi_thread().block_on(run), Ok(Some(())));
 }
 
 #[test]

@@ -92,8 +92,12 @@ fn spawn<T: 'static>(reaper: Reaper<T>) {
     let Some(home) = reaper.coroutine.as_ref().map(Coroutine::owners) else {
         return;
     };
-    if home.scheduler == Scheduler::SingleThreaded {
-        let handle = home.handle.clone();
+    // A worker's runtime drives its thread, whatever runtime is entered there.
+    let handle = match home.scheduler {
+        Scheduler::SingleThreaded => Some(home.handle.clone()),
+        Scheduler::LocalSet | Scheduler::BlockOn => workers::handle(),
+    };
+    if let Some(handle) = handle {
         drop(handle.spawn(reaper));
         return;
     }
@@ -145,15 +149,21 @@ impl<T: 'static> Reaper<T> {
 
     /// Starts the clock, at the first poll.
     fn poll_deadline(&mut self, budget: Duration, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline.get_or_insert_with(|| {
-            // A runtime without a timer panics here.
-            catch_unwind(|| Box::pin(sleep(budget))).unwrap_or_else(|payload| {
-                discard(payload);
-                let _entered = outside::process_runtime().enter();
-                Box::pin(sleep(budget))
-            })
-        });
-        deadline.as_mut().poll(cx)
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let deadline = &mut self.deadline;
+            let deadline = deadline.get_or_insert_with(|| Box::pin(sleep(budget)));
+            deadline.as_mut().poll(cx)
+        }));
+        polled.unwrap_or_else(|payload| {
+            // A runtime without a timer panics when it is asked for one, and a
+            // caller's that has ended when it is polled.
+            discard(payload);
+            let _entered = outside::process_runtime().enter();
+            self.deadline
+                .insert(Box::pin(sleep(budget)))
+                .as_mut()
+                .poll(cx)
+        })
     }
 }
 

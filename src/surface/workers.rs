@@ -24,7 +24,7 @@ use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
+use tokio::runtime::{Builder as RuntimeBuilder, Handle, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -499,6 +499,7 @@ where
 /// Makes this thread a worker until `life` ends and its runs have.
 pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Output = ()>) {
     IS_WORKER.set(true);
+    HANDLE.set(Some(runtime.handle().clone()));
     runtime.block_on(async {
         life.await;
         close();
@@ -506,6 +507,7 @@ pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Outp
         let _ = timeout(staff.limit(), all_have_ended()).await;
     });
     runtime.shutdown_background();
+    HANDLE.set(None);
 }
 
 /// The end of a worker, however it comes about.
@@ -547,9 +549,15 @@ pub(super) fn runtime(
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+    static HANDLE: RefCell<Option<Handle>> = const { RefCell::new(None) };
     static RESIDENTS: RefCell<Residents> = RefCell::default();
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
+}
+
+/// The runtime of the worker that this thread is, if it is one.
+pub(crate) fn handle() -> Option<Handle> {
+    HANDLE.try_with(|handle| handle.borrow().clone()).ok()?
 }
 
 /// Whether the runs of this worker are to end.
