@@ -19,16 +19,18 @@ use std::thread;
 use std::time::Duration;
 
 use greenhack::{
-    Cancelled, await_in_drop, await_sync, builder, in_context, join, leaked_runs, map_concurrent,
-    nested, no_suspend, race, run_sync, run_sync_local, scope, shield, workers,
+    Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, in_context, join,
+    leaked_runs, map_concurrent, nested, no_suspend, race, run_sync, run_sync_local, scope, shield,
+    workers,
 };
 use help::{AnyRun, again, in_child, multi_thread, poll_once, settle, succeeds_in_child};
 use scoped::{KINDS, Living, a_call, catch, pause, spawn_in_local_set};
-use support::{Log, Signal, current_thread, on_drop, panic_of, signal, text};
+use support::{Log, Signal, current_thread, on_drop, panic_of, paused, signal, text};
 use tokio::runtime::Handle;
 use tokio::task::{
     LocalSet, block_in_place, spawn_blocking, spawn_local, unconstrained, yield_now,
 };
+use tokio::time::sleep;
 
 // Places.
 
@@ -380,6 +382,87 @@ fn a_run_that_ends_early_ends_with_all_its_closures() {
                     break;
                 }
             }
+        }
+    });
+}
+
+/// Cancels a run in `f`, without a budget for its cleanup. Returns what it has logged,
+/// and how many runs are leaked.
+fn end_without_budget(f: fn(&Log)) -> (Vec<String>, u64) {
+    let log = Log::default();
+    paused().block_on(async {
+        let (caller, before) = (log.clone(), leaked_runs());
+        let builder = builder().cleanup_budget(Duration::ZERO);
+        let mut run: AnyRun = Box::pin(builder.run_sync_local(move || {
+            let _caller = caller.on_drop("caller");
+            f(&caller);
+            caller.add("after the scope");
+        }));
+        assert!(poll_once(&mut run).await.is_pending());
+        drop(run);
+        sleep(Duration::from_secs(1)).await;
+        (log.take(), leaked_runs() - before)
+    })
+}
+
+/// Waits in two closures, which get an error.
+fn join_with_errors(log: &Log) {
+    let wait = || await_or_cancelled(pending::<()>()).is_err();
+    assert_eq!(join(wait, wait), (true, true));
+    log.add("joined");
+}
+
+#[test]
+fn a_scope_in_a_shield_returns_when_the_budget_ends() {
+    succeeds_in_child("a_scope_in_a_shield_returns_when_the_budget_ends", || {
+        let ended = end_without_budget(|log| shield(|| join_with_errors(log)));
+        assert_eq!(ended, (vec!["joined".to_owned(), "caller".to_owned()], 0));
+    });
+}
+
+#[test]
+fn a_scope_in_a_destructor_returns_when_the_budget_ends() {
+    succeeds_in_child(
+        "a_scope_in_a_destructor_returns_when_the_budget_ends",
+        || {
+            let ended = end_without_budget(|log| {
+                let _guard = on_drop(|| join_with_errors(log));
+                await_sync(pending::<()>());
+            });
+            assert_eq!(ended, (vec!["joined".to_owned(), "caller".to_owned()], 0));
+        },
+    );
+}
+
+#[test]
+fn a_scope_without_an_output_leaks_where_nothing_can_be_thrown() {
+    let name = "a_scope_without_an_output_leaks_where_nothing_can_be_thrown";
+    succeeds_in_child(name, || {
+        fn wait() {
+            await_sync(pending::<()>());
+        }
+        fn join_for_ever() {
+            join(wait, wait);
+        }
+        fn nest_for_ever() {
+            nested(wait, async |run| run.await);
+        }
+        let in_shield = [
+            end_without_budget(|_| shield(join_for_ever)),
+            end_without_budget(|_| shield(nest_for_ever)),
+        ];
+        let in_drop = [
+            end_without_budget(|_| {
+                let _guard = on_drop(join_for_ever);
+                await_sync(pending::<()>());
+            }),
+            end_without_budget(|_| {
+                let _guard = on_drop(nest_for_ever);
+                await_sync(pending::<()>());
+            }),
+        ];
+        for ended in in_shield.into_iter().chain(in_drop) {
+            assert_eq!(ended, (Vec::new(), 1));
         }
     });
 }

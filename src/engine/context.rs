@@ -254,8 +254,7 @@ impl Header {
         if wait == Wait::Scope {
             return true;
         }
-        // What unwinds, or is shielded, cannot be unwound again.
-        let can_throw = self.shields.get() == 0 && !thread::panicking();
+        let can_throw = self.can_throw();
         if self.expired.get() {
             if wait == Wait::Unwind && !can_throw {
                 self.get_stuck();
@@ -290,19 +289,25 @@ impl Header {
     /// Runs `f` with cancellation held back; then delivers it.
     pub(crate) fn shield<R>(&self, f: impl FnOnce() -> R) -> Result<R, Unfinished> {
         let output = self.counted(&self.shields, f);
-        let deliver = self.cancelled.get() && self.shields.get() == 0 && !thread::panicking();
+        let deliver = self.cancelled.get() && self.can_throw();
         if deliver && !self.may_wait(Wait::Unwind) {
             return Err(Unfinished::Cancelled);
         }
         Ok(output)
     }
 
-    /// Delivers the cancellation that has ended those whom a scope waited for.
+    /// Delivers the cancellation that has ended those whom a scope waited for. Where
+    /// it can't be thrown, the caller goes on: it waits for nothing any more.
     pub(crate) fn after_scope(&self) -> Result<(), Unfinished> {
-        if self.cancelled.get() && !self.may_wait(Wait::Unwind) {
+        if self.cancelled.get() && self.can_throw() && !self.may_wait(Wait::Unwind) {
             return Err(Unfinished::Cancelled);
         }
         Ok(())
+    }
+
+    /// Whether a cancellation may be thrown here: not in an unwind, nor in a shield.
+    fn can_throw(&self) -> bool {
+        self.shields.get() == 0 && !thread::panicking()
     }
 
     /// Runs `f`, in which a wait that is not ready at once is an error.
@@ -535,6 +540,17 @@ impl Header {
 #[inline(always)]
 pub(crate) fn throw_cancelled() -> ! {
     resume_unwind(Box::new(Cancelled::new()))
+}
+
+/// Leaves a call of a scope whose output the cancellation has taken.
+#[cold]
+pub(crate) fn leave_without_output() -> ! {
+    let frame = Frame::here();
+    match current(&frame) {
+        // A panic would abort here, or break the shield; only this stack is lost.
+        Place::In(header) if header.is_expired() && !header.can_throw() => header.get_stuck(),
+        _ => throw_cancelled(),
+    }
 }
 
 /// Where the caller stands.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::nursery::{self, Nursery};
-use crate::engine::context::throw_cancelled;
+use crate::engine::context::{leave_without_output, throw_cancelled};
 
 /// Suspends the calling plain function until `wrap` is ready, which awaits `f`
 /// as a future.
@@ -92,7 +92,7 @@ where
         Some(Box::pin(async move { wrapped.set(Some(wrap(run).await)) }))
     });
     // Without a panic, `wrap` has ended, or was dropped by a cancellation.
-    result.take().unwrap_or_else(|| throw_cancelled())
+    result.take().unwrap_or_else(|| leave_without_output())
 }
 
 /// The run of a closure given to [`nested`], as a future.

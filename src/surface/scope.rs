@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::await_sync::await_sync;
 use super::nursery::{self, Interrupt, Nursery, Orders, Scope};
-use crate::engine::context::throw_cancelled;
+use crate::engine::context::leave_without_output;
 use crate::ground::error::{Cancelled, discard};
 
 /// Suspends until two closures have ended that run at once, and returns both
@@ -532,5 +532,5 @@ fn racing<R>(nursery: &Nursery, f: impl FnOnce() -> R, first: &Output<R>) {
 fn ended<R>(output: &Output<R>) -> R {
     // Without a panic, a child has no output only if what it awaited was
     // cancelled.
-    output.0.take().unwrap_or_else(|| throw_cancelled())
+    output.0.take().unwrap_or_else(|| leave_without_output())
 }
