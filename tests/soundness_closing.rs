@@ -222,6 +222,34 @@ fn a_shutdown_does_not_wait_for_what_it_leaks() {
     });
 }
 
+#[test]
+fn a_run_that_has_changed_its_waker_hears_of_a_shutdown() {
+    let name = "a_run_that_has_changed_its_waker_hears_of_a_shutdown";
+    succeeds_in_child(name, || {
+        workers::Builder::new().threads(1).start().unwrap();
+        multi_thread().block_on(async {
+            let (suspended, wait) = signal();
+            let spawn = run_sync(|| {
+                tokio::spawn(async {
+                    let mut run = Box::pin(run_sync(|| await_sync(pending::<()>())));
+                    let first = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    assert!(first.is_pending());
+                    // From now on it is this task that waits.
+                    assert!(poll_once(&mut run).await.is_pending());
+                    suspended.give();
+                    run.await;
+                });
+            });
+            spawn.await;
+            wait.wait().await;
+            let start = Instant::now();
+            shutdown(LONG).await;
+            assert!(start.elapsed() < LONG);
+            assert_eq!(leaked_runs(), 0);
+        });
+    });
+}
+
 struct PanicsInWake;
 
 impl Wake for PanicsInWake {
