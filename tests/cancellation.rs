@@ -264,6 +264,31 @@ fn destructors_that_await_are_driven_to_their_end_in_order() {
 }
 
 #[test]
+fn in_a_local_set_on_a_multi_thread_runtime_cleanup_goes_on_as_a_task_of_it() {
+    let log = Log::default();
+    let in_the_set = async {
+        let (end, ended) = signal();
+        let task = tokio::task::spawn_local(run_sync_local({
+            let log = log.clone();
+            move || {
+                let _guard = on_drop(move || log.add(format!("{:?}", await_in_drop(ended.wait()))));
+                await_sync(pending::<()>());
+            }
+        }));
+        yield_now().await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert!(log.take().is_empty());
+        end.give();
+        yield_now().await;
+        yield_now().await;
+    };
+    let local_set = tokio::task::LocalSet::new();
+    Fixture::new(Place::Worker).block_on(local_set.run_until(in_the_set));
+    assert_eq!(log.take(), ["Some(())"]);
+}
+
+#[test]
 fn cancellation_in_the_destructor_of_a_real_panic_keeps_that_panic() {
     in_each_place(|place| async move {
         let log = Log::default();

@@ -146,6 +146,38 @@ fn a_run_is_not_resumed_while_the_thread_ends() {
     );
 }
 
+#[test]
+fn a_run_does_not_start_while_the_thread_ends() {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    struct Starts(RefCell<Option<Runtime>>);
+    impl Drop for Starts {
+        fn drop(&mut self) {
+            let runtime = self.0.take().unwrap();
+            let run = run_sync_local(|| STARTED.store(true, SeqCst));
+            let polled = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
+            let is_refused =
+                polled.is_err_and(|payload| text(&*payload).contains("thread is ending"));
+            REFUSED.store(is_refused, SeqCst);
+        }
+    }
+    thread_local! {
+        static SLOT: Starts = const { Starts(RefCell::new(None)) };
+    }
+    thread::spawn(|| {
+        let runtime = current_thread();
+        // tokio's own locals are older, so that they live longer.
+        runtime.block_on(yield_now());
+        SLOT.with(|_| ());
+        runtime.block_on(run_sync_local(|| ()));
+        SLOT.with(|slot| slot.0.replace(Some(runtime)));
+    })
+    .join()
+    .unwrap();
+    assert!(REFUSED.load(SeqCst));
+    assert!(!STARTED.load(SeqCst));
+}
+
 /// Starts a thread whose runtime drives a task to the last, from a thread local. The
 /// task lends from a younger local and waits, in `DATA.with(|_| f(gate))`. Returns
 /// whether it went on when the gate was opened.
