@@ -70,7 +70,7 @@ fn async_code_is_refused() {
         let task = tokio::spawn(async move { add(&mut conn, 1) });
         task.await.unwrap_err().into_panic()
     });
-    assert!(text(&*payload).starts_with("`await_sync` called in async code"));
+    assert!(text(&*payload).starts_with("`await_or_cancelled` called in async code"));
 }
 
 #[test]

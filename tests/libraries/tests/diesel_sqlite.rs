@@ -137,7 +137,7 @@ fn async_code_is_refused() {
             .unwrap_err()
             .into_panic()
     });
-    assert!(text(&*payload).starts_with("`await_sync` called in async code"));
+    assert!(text(&*payload).starts_with("`await_or_cancelled` called in async code"));
 }
 
 #[test]
