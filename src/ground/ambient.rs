@@ -240,6 +240,7 @@ impl ThreadToken {
 /// A coroutine may hold references into thread locals, so it is not resumed
 /// while they are destroyed. The first call on a thread makes the mark, and
 /// must happen before the first coroutine is suspended on it.
+#[inline]
 pub(crate) fn thread_is_alive() -> bool {
     thread_local! {
         static ALIVE: Mark = const { Mark };
