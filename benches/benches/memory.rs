@@ -84,7 +84,7 @@ fn measure(case: usize, count: usize) {
 
 /// Touches as many pages as far apart as the stacks of 64 KiB are with their guards.
 fn touch_pages(count: usize) {
-    let slot = 84 * KIB;
+    let slot = 80 * KIB;
     let mut options = MmapOptions::new();
     options.len(count * slot).no_reserve_swap();
     let mut mapping = options.map_anon().unwrap();

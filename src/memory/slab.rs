@@ -59,16 +59,11 @@ const SMALLEST_GUARD: usize = 16 * 1024;
 impl Slab {
     pub(crate) fn new(size: usize) -> Slab {
         let page = sys::page();
-        let size = size.next_multiple_of(page);
-        let guard = (size / 16)
-            .clamp(SMALLEST_GUARD, LARGEST_GUARD)
-            .next_multiple_of(page);
-        let is_even = (size + guard) / page % 2 == 0;
         Slab {
-            size,
-            // A slot is an odd number of pages, so that those which are in use, one of
-            // each slot, spread over all sets of the TLB.
-            guard: guard + usize::from(is_even) * page,
+            size: size.next_multiple_of(page),
+            guard: (size / 16)
+                .clamp(SMALLEST_GUARD, LARGEST_GUARD)
+                .next_multiple_of(page),
             chunks: Vec::new(),
         }
     }
@@ -189,19 +184,6 @@ mod tests {
         assert_eq!((slab.chunks.len(), slab.cuts()), (3, 200));
         slab.end(stacks);
         assert!(slab.chunks.is_empty());
-    }
-
-    #[test]
-    fn slots_are_an_odd_number_of_pages() {
-        let page = sys::page();
-        for size in [64 * KIB, 256 * KIB, 1024 * KIB] {
-            let mut slab = Slab::new(size);
-            let [one, next] = [(), ()].map(|()| slab.cut().unwrap());
-            let slot = next.lowest() - one.lowest();
-            assert_eq!(slot / page % 2, 1, "of {size} bytes");
-            assert_eq!(slot % page, 0);
-            slab.end(vec![one, next]);
-        }
     }
 
     #[test]
