@@ -12,9 +12,10 @@ use std::thread;
 use std::time::Duration;
 
 use greenhack::workers::{self, shutdown};
-use greenhack::{Cancelled, await_sync, leaked_runs, run_sync};
-use help::{multi_thread, poll_once, succeeds_in_child};
-use support::{on_drop, signal};
+use greenhack::{Cancelled, await_in_drop, await_sync, leaked_runs, run_sync, run_sync_local};
+use help::{multi_thread, poll_once, settle, succeeds_in_child};
+use support::{current_thread, on_drop, signal};
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 #[test]
@@ -146,7 +147,7 @@ fn a_run_is_not_polled_in_a_destructor_of_its_task_while_the_runtime_shuts_down(
         }
     }
 
-    let runtime = support::current_thread();
+    let runtime = current_thread();
     let task = runtime.spawn(async {
         let mut run: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
             Box::pin(run_sync(|| await_sync(pending::<()>())));
@@ -157,9 +158,43 @@ fn a_run_is_not_polled_in_a_destructor_of_its_task_while_the_runtime_shuts_down(
     runtime.block_on(tokio::task::yield_now());
     drop(runtime);
     assert!(task.is_finished());
-    let ended = support::current_thread().block_on(task);
+    let ended = current_thread().block_on(task);
     assert!(
         ended.unwrap_err().is_cancelled(),
         "the destructor has panicked"
     );
+}
+
+#[test]
+fn the_destructors_of_a_run_that_is_dropped_outside_of_its_runtime_can_spawn() {
+    let runtime = current_thread();
+    let (sender, spawned) = mpsc::channel();
+    let mut run = Box::pin(run_sync_local(move || {
+        let _spawns = on_drop(move || sender.send(tokio::spawn(async { 7 })).unwrap());
+        await_sync(pending::<()>());
+    }));
+    assert!(runtime.block_on(poll_once(&mut run)).is_pending());
+    drop(run);
+    let task = spawned.recv().unwrap();
+    assert_eq!(runtime.block_on(task).unwrap(), 7);
+}
+
+#[test]
+fn destructors_can_spawn_when_a_local_set_ends_before_their_cleanup() {
+    let (runtime, local) = (multi_thread(), LocalSet::new());
+    let (sender, spawned) = mpsc::channel();
+    local.block_on(&runtime, async {
+        let run = spawn_local(run_sync_local(move || {
+            let _spawns = on_drop(move || sender.send(tokio::spawn(async { 7 })).unwrap());
+            let _waits = on_drop(|| _ = await_in_drop(pending::<()>()));
+            await_sync(pending::<()>());
+        }));
+        settle().await;
+        run.abort();
+        settle().await;
+    });
+    assert!(spawned.try_recv().is_err(), "the cleanup has ended before");
+    drop(local);
+    let task = spawned.recv().unwrap();
+    assert_eq!(runtime.block_on(task).unwrap(), 7);
 }
