@@ -66,6 +66,18 @@ fn an_overflow_names_the_run_its_stack_and_the_setting() {
 }
 
 #[test]
+fn an_overflow_of_a_run_with_a_long_name_says_what_to_set() {
+    let name = "an_overflow_of_a_run_with_a_long_name_says_what_to_set";
+    let child = in_child(name, || {
+        LocalRuntime::new().unwrap().block_on(async {
+            let run = builder().name("soup ".repeat(200)).stack_size(64 * KIB);
+            run.run_sync_local(|| dive(0)).await
+        });
+    });
+    says(&child, &"soup ".repeat(40), 64 * KIB);
+}
+
+#[test]
 fn an_overflow_on_a_worker_is_explained() {
     let child = in_child("an_overflow_on_a_worker_is_explained", || {
         multi_thread().block_on(builder().name("stew").run_sync(|| dive(0)));

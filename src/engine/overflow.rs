@@ -28,10 +28,10 @@ pub(crate) fn watch() {
 fn explain(address: usize, message: &mut Message) {
     if let Place::In(header) = current(&Frame::here()) {
         if is_in_guard(header, address) {
-            // There is nobody to hear of it if that does not fit.
+            // As much of a name as leaves room for the rest.
             let _ = writeln!(
                 message,
-                "greenhack: `{}` has overflowed its stack of {} bytes; set a larger \
+                "greenhack: `{:.200}` has overflowed its stack of {} bytes; set a larger \
                  `stack_size`, or call what needs so much with `greenhack::on_thread_stack`",
                 header.name(),
                 header.stack_size(),
