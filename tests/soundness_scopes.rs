@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use greenhack::{await_sync, leaked_runs, no_suspend, run_sync_local, shield};
 use help::{AnyRun, Resource, multi_thread, poll_once, settle, succeeds_in_child};
-use support::{current_thread, on_drop};
+use support::{current_thread, on_drop, text};
 use tokio::runtime::Handle;
 use tokio::task::{LocalSet, block_in_place, yield_now};
 
@@ -309,4 +309,50 @@ fn a_runtime_with_runs_can_be_shut_down_on_a_coroutine() {
         assert_eq!(Handle::current().id(), id);
     });
     assert_eq!(ENDED.load(SeqCst), 3);
+}
+
+/// Why a poll of `run` with a waker of nobody's is refused.
+fn refusal(run: &mut AnyRun) -> String {
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(&mut cx)));
+    text(&*polled.expect_err("it is polled outside of tokio"))
+}
+
+#[test]
+fn a_run_of_a_block_on_is_not_polled_outside_of_it_nor_in_a_local_set() {
+    let runtime = multi_thread();
+    let mut run: AnyRun = Box::pin(run_sync_local(|| await_sync(pending::<()>())));
+    assert!(runtime.block_on(poll_once(&mut run)).is_pending());
+    let refused = refusal(&mut run);
+    assert!(refused.contains("outside a tokio task"), "{refused}");
+
+    let set = LocalSet::new();
+    let task = set.spawn_local(async move { poll_once(&mut run).await });
+    let ended = set.block_on(&runtime, task);
+    let refused = text(&*ended.unwrap_err().into_panic());
+    assert!(refused.contains("outside a tokio task"), "{refused}");
+}
+
+#[test]
+fn a_run_of_a_local_set_is_not_polled_in_a_destructor_of_its_task() {
+    struct PollsInDrop(AnyRun);
+
+    impl Drop for PollsInDrop {
+        fn drop(&mut self) {
+            let refused = refusal(&mut self.0);
+            assert!(refused.contains("outside a tokio task"), "{refused}");
+        }
+    }
+
+    let (runtime, set) = (multi_thread(), LocalSet::new());
+    let task = set.spawn_local(async {
+        let mut run: AnyRun = Box::pin(run_sync_local(|| await_sync(pending::<()>())));
+        assert!(poll_once(&mut run).await.is_pending());
+        let _polls = PollsInDrop(run);
+        pending::<()>().await;
+    });
+    set.block_on(&runtime, yield_now());
+    drop(set);
+    let ended = runtime.block_on(task).unwrap_err();
+    assert!(ended.is_cancelled(), "the destructor has panicked");
 }
