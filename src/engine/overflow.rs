@@ -7,10 +7,10 @@ use std::ptr;
 use std::sync::Once;
 
 use super::context::{Frame, Header, Place, current};
-use crate::ground::sys::{self, Message};
+use crate::ground::sys::{self, LARGEST_GUARD, Message};
 
-/// No guard is larger.
-const LARGEST_GUARD: usize = 128 * 1024;
+/// A stack with a mapping of its own may end a page lower than it must.
+const LARGEST_PAGE: usize = 64 * 1024;
 
 /// A header is in the topmost page of its stack, that much below the end at most.
 const TOPMOST: usize = 4096;
@@ -45,5 +45,6 @@ fn is_in_guard(header: &Header, address: usize) -> bool {
     let size = header.stack_size();
     let nearest = size.saturating_sub(TOPMOST);
     let below = ptr::from_ref(header).addr().saturating_sub(address);
-    (nearest..size.saturating_add(LARGEST_GUARD)).contains(&below)
+    let farthest = size.saturating_add(LARGEST_PAGE + LARGEST_GUARD);
+    (nearest..farthest).contains(&below)
 }

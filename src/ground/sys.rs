@@ -157,13 +157,13 @@ impl Mapping {
     }
 }
 
+/// No guard is larger. Foreign code may not probe its stack page by page, as Rust's does.
+pub(crate) const LARGEST_GUARD: usize = 64 * 1024;
+
 /// A mapping for one stack, with a guard. It is unmapped when this is dropped.
 pub(crate) struct Pages(ManuallyDrop<Mapping>);
 
 impl Pages {
-    /// Foreign code may not probe its stack page by page, as Rust's does.
-    const GUARD: usize = 64 * 1024;
-
     /// Maps so many bytes, rounded up, beside the guard.
     ///
     /// # Errors
@@ -171,17 +171,17 @@ impl Pages {
     /// The system's, if it has no addresses or no guard for it.
     pub(crate) fn new(bytes: usize) -> io::Result<Pages> {
         let bytes = bytes
-            .checked_add(Pages::GUARD)
+            .checked_add(LARGEST_GUARD)
             .and_then(|bytes| bytes.checked_next_multiple_of(page()))
             .ok_or(io::ErrorKind::OutOfMemory)?;
         let pages = Pages(ManuallyDrop::new(Mapping::new(bytes)?));
-        pages.0.guard(0, Pages::GUARD)?;
+        pages.0.guard(0, LARGEST_GUARD)?;
         Ok(pages)
     }
 
     /// The lowest address above the guard.
     pub(crate) fn lowest(&self) -> usize {
-        self.0.start() + Pages::GUARD
+        self.0.start() + LARGEST_GUARD
     }
 
     /// The address behind the last byte.

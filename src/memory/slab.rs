@@ -27,7 +27,7 @@ use std::mem;
 
 use super::limit;
 use crate::ground::switch::Stack;
-use crate::ground::sys::{self, Mapping};
+use crate::ground::sys::{self, LARGEST_GUARD, Mapping};
 
 /// Stacks of one size on one thread.
 pub(crate) struct Slab {
@@ -49,9 +49,6 @@ const FIRST_CHUNK: usize = 64;
 
 /// No chunk has more. A million stacks are then in 36 chunks.
 const LARGEST_CHUNK: usize = 32 * 1024;
-
-/// Foreign code may not probe its stack page by page, as Rust's does.
-const LARGEST_GUARD: usize = 64 * 1024;
 
 /// A small stack keeps a small guard, so that its page tables stay small.
 const SMALLEST_GUARD: usize = 16 * 1024;
