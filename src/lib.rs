@@ -34,6 +34,7 @@ pub use surface::await_sync::{
     try_await_sync,
 };
 pub use surface::builder::{Builder, builder};
+pub use surface::dump;
 pub use surface::local_run::{LocalRun, run_sync_local};
 pub use surface::nested::{Nested, nested};
 pub use surface::nursery::Scope;

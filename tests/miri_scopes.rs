@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures::FutureExt;
 use futures::poll;
+use greenhack::dump::{Stack, State, this_thread};
 use greenhack::{
     Cancelled, await_in_drop, await_sync, join, join_all, leaked_runs, map_concurrent, nested,
     no_suspend, race, run_sync_local, scope,
@@ -333,4 +334,52 @@ fn a_cancelled_closure_is_no_panic() {
         })
     });
     assert!(runtime().block_on(run));
+}
+
+#[test]
+fn a_caller_whose_closures_are_polled_gives_an_account() {
+    let run = run_sync_local(|| {
+        let text = String::from("borrowed");
+        // Asked in a poll, which has borrowed two of the slots.
+        let ask = || await_sync(async { this_thread() });
+        join(pause, || {
+            let states = ask().stacks().unwrap().iter().map(Stack::state).collect();
+            (text.len(), states)
+        })
+    });
+    let ((), (length, states)): (_, (_, Vec<_>)) = runtime().block_on(run);
+    assert_eq!(length, 8);
+    assert_eq!(states[0], State::InScope);
+    if !cfg!(greenhack_threads) {
+        assert_eq!(states[1..], [State::Waiting; 2]);
+    }
+}
+
+#[test]
+fn a_run_gives_an_account_and_goes_on() {
+    let rt = runtime();
+    let mut run = run_sync_local(|| {
+        let _cleanup = "borrowed".to_owned();
+        pause();
+        await_sync(async {
+            yield_now().await;
+            7
+        })
+    });
+    assert!(this_thread().stacks().unwrap().is_empty());
+    for _ in 0..2 {
+        start(&rt, &mut run);
+        let line = |stack: &Stack| stack.location().unwrap().line();
+        let lines = || {
+            this_thread()
+                .stacks()
+                .unwrap()
+                .iter()
+                .map(line)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(), lines());
+    }
+    assert_eq!(rt.block_on(run), 7);
+    assert!(this_thread().stacks().unwrap().is_empty());
 }

@@ -28,15 +28,21 @@
 //! - C3 `pending` is set only while the coroutine is suspended in
 //!   [`Header::wait`], whose frame holds the slot. The parent clears it before
 //!   it resumes, so that nobody looks at the slot while the coroutine runs.
+//! - C4 A coroutine that is resumed with `pending` still set is asked for an
+//!   [account](super::account): it gives that and suspends again, without a look at
+//!   the slot, which a poll may have borrowed.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::Future;
-use std::panic::resume_unwind;
+use std::panic::{Location, resume_unwind};
 use std::pin::Pin;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
+use super::account::{Account, Condition};
 use super::mounts::{Base, Entry, FirstPanic, Mounts};
 use super::pending::{End, Pollable, Slot};
 use crate::ground::ambient::{Moved, Spot, ThreadToken};
@@ -119,6 +125,8 @@ pub(crate) struct Header {
     expired: Cell<bool>,
     /// The closure has ended. Stays set.
     ended: Cell<bool>,
+    /// It is suspended for ever. Stays set.
+    leaked: Cell<bool>,
     kind: Kind,
     throws: Cell<u32>,
     shields: Cell<u32>,
@@ -128,6 +136,10 @@ pub(crate) struct Header {
     hidden: Cell<Hidden>,
     stack_size: usize,
     name: Cow<'static, str>,
+    /// Since when it waits, if times are taken.
+    since: Cell<Option<Instant>>,
+    /// Where it writes the account that it is asked for.
+    account: Cell<*mut Account>,
     mounts: Mounts,
 }
 
@@ -159,6 +171,7 @@ impl Header {
             no_suspend: Cell::new(false),
             has_suspended: Cell::new(false),
             ended: Cell::new(false),
+            leaked: Cell::new(false),
             cancelled: Cell::new(false),
             expired: Cell::new(false),
             kind,
@@ -168,6 +181,8 @@ impl Header {
             hidden: Cell::new(Hidden::NONE),
             stack_size,
             name,
+            since: Cell::new(None),
+            account: Cell::new(ptr::null_mut()),
             mounts: Mounts::new(),
         }
     }
@@ -185,7 +200,12 @@ impl Header {
     /// Must be called on the stack of the coroutine that this header belongs
     /// to, which is what [`current`] gives.
     #[inline(always)]
-    pub(crate) fn wait<F: Future>(&self, future: F, wait: Wait) -> Result<F::Output, Unfinished> {
+    pub(crate) fn wait<F: Future>(
+        &self,
+        future: F,
+        wait: Wait,
+        location: &'static Location<'static>,
+    ) -> Result<F::Output, Unfinished> {
         if self.attention.get() && !self.may_wait(wait) {
             return Err(Unfinished::Cancelled);
         }
@@ -197,6 +217,10 @@ impl Header {
         self.pending.set(Some(pointer));
         self.wait.set(wait);
         self.suspend();
+        while self.pending.get().is_some() {
+            self.give_account(pointer.addr(), location);
+            self.suspend();
+        }
         match slot {
             Slot::Ready(output) => Ok(output),
             unfinished => self.unfinished(unfinished, wait),
@@ -225,6 +249,17 @@ impl Header {
             Slot::Ended(End::Refused(moved)) => Err(Unfinished::Refused(moved)),
             Slot::Ended(End::Forbidden) => Err(Unfinished::Forbidden),
             Slot::Waiting(_) => unreachable!("resumed before the future was ready"),
+        }
+    }
+
+    /// Tells of the wait whose slot is at `slot`, for [`ask`](Self::ask).
+    #[cold]
+    #[inline(never)]
+    fn give_account(&self, slot: usize, location: &'static Location<'static>) {
+        let account = self.account.replace(ptr::null_mut());
+        // SAFETY: `ask` has set it to an account that it has borrowed, and waits.
+        if let Some(account) = unsafe { account.as_mut() } {
+            account.take(slot, location);
         }
     }
 
@@ -369,6 +404,36 @@ impl Header {
         &self.name
     }
 
+    pub(crate) fn owned_name(&self) -> Cow<'static, str> {
+        self.name.clone()
+    }
+
+    /// The names of the spans that the suspended coroutine holds open.
+    pub(crate) fn span_names(&self) -> Vec<&'static str> {
+        self.mounts.spans.names()
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        if self.yielder.get().is_null() {
+            Condition::New
+        } else if self.stuck.get() || self.leaked.get() {
+            Condition::Leaked
+        } else if self.pending.get().is_none() {
+            Condition::Running
+        } else if self.cancelled.get() {
+            Condition::Ending
+        } else if self.wait.get() == Wait::Scope {
+            Condition::WaitingForScope
+        } else {
+            Condition::Waiting
+        }
+    }
+
+    /// It was leaked, on its own thread.
+    pub(crate) fn note_leak(&self) {
+        self.leaked.set(true);
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
@@ -445,6 +510,40 @@ impl Header {
     #[inline(always)]
     pub(crate) fn note_suspension(&self) {
         self.has_suspended.set(true);
+        if TAKES_TIMES.load(Ordering::Relaxed) {
+            self.note_time();
+        }
+    }
+
+    #[cold]
+    fn note_time(&self) {
+        self.since.set(Some(Instant::now()));
+    }
+
+    /// Since when it waits, if that was noted.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        self.since.get()
+    }
+
+    /// Whether it is suspended in a wait, and so can be asked for an account.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.pending.get().is_some()
+    }
+
+    /// Lets the coroutine, which waits, write to `account`. `resume` resumes it.
+    pub(crate) fn ask(&self, account: &mut Account, resume: impl FnOnce()) {
+        struct Restore(*const Header);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        self.account.set(account);
+        let hidden = self.swap_unwinds_in();
+        let outer = Restore(CURRENT.replace(self));
+        resume();
+        drop(outer);
+        self.swap_unwinds_out(hidden);
     }
 
     #[inline(always)]
@@ -533,6 +632,14 @@ impl Header {
     fn can_be_unwound(&self) -> bool {
         self.shields.get() == 0 && !self.unwinding.get()
     }
+}
+
+/// Whether it is noted since when coroutines wait.
+static TAKES_TIMES: AtomicBool = AtomicBool::new(false);
+
+/// Notes from now on since when coroutines wait, or no longer.
+pub(crate) fn take_times(on: bool) {
+    TAKES_TIMES.store(on, Ordering::Relaxed);
 }
 
 /// Leaves a wait that was cancelled. Each frame that is left takes the system's unwinder

@@ -36,6 +36,9 @@
 //!   coroutine has ended, before the stack is given back; it is leaked with the
 //!   stack. Both sides reach it by pointers to its fields, never by a reference
 //!   to the whole.
+//! - I8 A suspended coroutine can be resumed to give an account of itself, by anyone on
+//!   its thread and at any time: it goes on in [`Header::wait`], touches nothing but what
+//!   it is asked for, and suspends again.
 //!
 //! # Safety
 //!
@@ -49,14 +52,15 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
+use super::account::Account;
 use super::context::{Header, Kind, Visit, throw_cancelled};
 use super::pending::End;
-use super::residents;
+use super::residents::{self, Resident};
 use crate::ground::ambient::Spot;
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
@@ -87,6 +91,8 @@ struct Block<T, X> {
     owners: X,
     /// The panic of an awaited future that was dropped by a cancellation.
     drop_panic: Cell<Option<Payload>>,
+    /// Its place in the list of the thread.
+    resident: Resident,
 }
 
 impl<T, X> Coroutine<T, X> {
@@ -127,13 +133,16 @@ impl<T, X> Coroutine<T, X> {
             switch: ManuallyDrop::new(switch),
             owners,
             drop_panic: Cell::new(None),
+            resident: Resident::new(kind, ask::<T, X>),
         };
         // SAFETY: the attic is that of the coroutine's own stack, so nobody else
         // has it (I7).
         unsafe { block.write(content) };
-        if kind == Kind::Run {
-            residents::arrived();
-        }
+        // SAFETY: as for the header.
+        let resident = unsafe { &raw const (*block).resident };
+        // SAFETY: the block is there until the coroutine has ended, at which it leaves
+        // the list, and for ever if it is leaked (I7).
+        unsafe { residents::arrive(resident) };
         Coroutine {
             // SAFETY: an attic is not at null.
             block: unsafe { NonNull::new_unchecked(block) },
@@ -317,9 +326,8 @@ impl<T, X> Coroutine<T, X> {
         header.swap_unwinds_out(ours);
         if outcome.is_some() {
             header.set_ended();
-            if header.kind() == Kind::Run {
-                residents::left();
-            }
+            // SAFETY: as above.
+            unsafe { &(*self.block.as_ptr()).resident }.leave();
         }
         outcome
     }
@@ -377,6 +385,9 @@ impl<T, X> Coroutine<T, X> {
 
     #[cold]
     fn report_leak(&self, why: &str) {
+        if self.is_this_thread() {
+            self.header().note_leak();
+        }
         if self.header().kind() == Kind::Child {
             // What counts is the run whose frames it borrows from.
             return;
@@ -410,6 +421,32 @@ impl<T, X> Drop for Coroutine<T, X> {
         // same, before the stack is freed.
         unsafe { block.drop_in_place() };
     }
+}
+
+/// Asks the coroutine that has this place in the list for an account (I8).
+///
+/// # Safety
+///
+/// The pointer must be made of one to the `Block<T, X>` of a coroutine that was made on
+/// this thread, and has not ended.
+unsafe fn ask<T, X>(resident: *const Resident) -> Account {
+    // SAFETY: the block begins that much before one of its fields.
+    let block = unsafe { resident.byte_sub(offset_of!(Block<T, X>, resident)) };
+    let block: *mut Block<T, X> = block.cast_mut().cast();
+    // SAFETY: the block is there as long as the coroutine has not ended (I7).
+    let header = unsafe { &(*block).header };
+    let mut account = Account::new(header);
+    if header.is_waiting() {
+        header.ask(&mut account, || {
+            // SAFETY: as above.
+            let switch = unsafe { &raw mut (*block).switch };
+            // SAFETY: the coroutine is suspended, so that no `resume` has borrowed it.
+            let switch = unsafe { &mut *switch };
+            let outcome = switch.resume();
+            assert!(outcome.is_none(), "a coroutine has ended that was asked");
+        });
+    }
+    account
 }
 
 /// Gives the stack of a coroutine back that has ended, when it is dropped.

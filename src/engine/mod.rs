@@ -1,5 +1,6 @@
 //! Row 2: coroutines, and the futures that they wait for.
 
+pub(crate) mod account;
 pub(crate) mod context;
 pub(crate) mod coroutine;
 pub(crate) mod mounts;

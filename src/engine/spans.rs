@@ -52,7 +52,7 @@ mod enabled {
     use tracing::span::Id;
     use tracing::subscriber::NoSubscriber;
     use tracing_subscriber::Registry;
-    use tracing_subscriber::registry::LookupSpan;
+    use tracing_subscriber::registry::{LookupSpan, SpanData};
 
     use crate::engine::mounts::FirstPanic;
 
@@ -157,6 +157,22 @@ mod enabled {
             for open in open {
                 open.enter(panics);
             }
+        }
+
+        /// The names of those that were exited, outermost first, where the subscriber
+        /// has a registry.
+        pub(crate) fn names(&self) -> Vec<&'static str> {
+            let Ok(held) = self.held.try_borrow() else {
+                return Vec::new();
+            };
+            let names = held.open.iter().flat_map(|open| {
+                let registry = registry(&open.owner.dispatch);
+                open.ids.iter().rev().filter_map(move |id| {
+                    let span = registry?.span_data(id)?;
+                    Some(span.metadata().name())
+                })
+            });
+            names.collect()
         }
 
         /// Exits the coroutine's spans.
@@ -531,6 +547,10 @@ mod disabled {
     impl Spans {
         pub(crate) fn new() -> Spans {
             Spans
+        }
+
+        pub(crate) fn names(&self) -> Vec<&'static str> {
+            Vec::new()
         }
 
         #[inline(always)]

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::future::IntoFuture;
+use std::panic::Location;
 
 use super::outside;
 use crate::engine::context::{
@@ -91,10 +92,12 @@ pub fn await_sync<F: IntoFuture>(future: F) -> F::Output {
 pub fn await_called<F: IntoFuture>(called: &str, awaited: &str, future: F) -> F::Output {
     let frame = Frame::here();
     match current(&frame) {
-        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
-            Ok(output) => output,
-            Err(unfinished) => stop(unfinished),
-        },
+        Place::In(header) => {
+            match header.wait(future.into_future(), Wait::Unwind, Location::caller()) {
+                Ok(output) => output,
+                Err(unfinished) => stop(unfinished),
+            }
+        }
         Place::Polling => refuse(called, Some(awaited), polling_refusal()),
         Place::Outside => match outside::runtime() {
             Ok(handle) => outside::block_on(&handle, future.into_future()),
@@ -137,10 +140,12 @@ pub fn await_called<F: IntoFuture>(called: &str, awaited: &str, future: F) -> F:
 pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<F>> {
     let frame = Frame::here();
     match current(&frame) {
-        Place::In(header) => match header.wait(future.into_future(), Wait::Unwind) {
-            Ok(output) => Ok(output),
-            Err(unfinished) => stop(unfinished),
-        },
+        Place::In(header) => {
+            match header.wait(future.into_future(), Wait::Unwind, Location::caller()) {
+                Ok(output) => Ok(output),
+                Err(unfinished) => stop(unfinished),
+            }
+        }
         Place::Polling => Err(NotAwaited::new(future, polling_refusal())),
         Place::Outside => match outside::runtime() {
             Ok(handle) => Ok(outside::block_on(&handle, future.into_future())),
@@ -185,11 +190,13 @@ pub fn try_await_sync<F: IntoFuture>(future: F) -> Result<F::Output, NotAwaited<
 pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancelled> {
     let frame = Frame::here();
     match current(&frame) {
-        Place::In(header) => match header.wait(future.into_future(), Wait::Error) {
-            Ok(output) => Ok(output),
-            Err(Unfinished::Cancelled) => Err(Cancelled::new()),
-            Err(unfinished) => stop(unfinished),
-        },
+        Place::In(header) => {
+            match header.wait(future.into_future(), Wait::Error, Location::caller()) {
+                Ok(output) => Ok(output),
+                Err(Unfinished::Cancelled) => Err(Cancelled::new()),
+                Err(unfinished) => stop(unfinished),
+            }
+        }
         _ => Ok(await_called("await_or_cancelled", ".await", future)),
     }
 }
@@ -234,7 +241,7 @@ pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
     let frame = Frame::here();
     let refused = match current(&frame) {
         Place::In(header) => {
-            return match header.wait(future.into_future(), Wait::Cleanup) {
+            return match header.wait(future.into_future(), Wait::Cleanup, Location::caller()) {
                 Ok(output) => Some(output),
                 Err(Unfinished::Cancelled) => None,
                 Err(_) => {

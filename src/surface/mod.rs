@@ -2,6 +2,9 @@
 
 pub(crate) mod await_sync;
 pub(crate) mod builder;
+pub mod dump;
+#[cfg(feature = "backtrace")]
+pub(crate) mod frames;
 pub(crate) mod in_place;
 pub(crate) mod local_run;
 pub(crate) mod metrics;

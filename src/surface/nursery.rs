@@ -50,7 +50,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::process;
 use std::rc::Rc;
@@ -289,7 +289,7 @@ where
         nursery.end_with(payload);
         None
     });
-    let refused = caller.wait_for(Driver {
+    let driver = Driver {
         nursery,
         children: FuturesUnordered::new(),
         side,
@@ -299,7 +299,8 @@ where
         },
         passed_on: Interrupt::None,
         has_polled: false,
-    });
+    };
+    let refused = caller.wait_for(driver, Location::caller());
     // All children have ended.
     if let Some(payload) = nursery.panic.take() {
         resume_unwind(payload);
@@ -326,12 +327,16 @@ impl Caller<'_> {
     /// # Errors
     ///
     /// If this place must not suspend. The children have ended all the same.
-    fn wait_for(&self, mut driver: Driver<'_>) -> Result<(), Unfinished> {
+    fn wait_for(
+        &self,
+        mut driver: Driver<'_>,
+        location: &'static Location<'static>,
+    ) -> Result<(), Unfinished> {
         let mut refused = Ok(());
         let mut panics = 0;
         while !driver.is_done() {
             let waited = catch_unwind(AssertUnwindSafe(|| match self {
-                Caller::Run(header) => header.wait(&mut driver, Wait::Scope),
+                Caller::Run(header) => header.wait(&mut driver, Wait::Scope, location),
                 Caller::Thread(handle) => {
                     // As for runs outside of single-threaded schedulers, see
                     // `in_place`.

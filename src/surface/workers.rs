@@ -30,8 +30,8 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::metrics::Tally;
-use super::outside;
 use super::queue::{Pulled, Queue};
+use super::{dump, outside};
 use crate::engine::residents;
 use crate::ground::ambient::ThreadToken;
 use crate::ground::error::discard;
@@ -500,12 +500,14 @@ where
 pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Output = ()>) {
     IS_WORKER.set(true);
     HANDLE.set(Some(runtime.handle().clone()));
+    let door = dump::open(runtime.handle());
     runtime.block_on(async {
         life.await;
         close();
         // What is left then is leaked when the runtime drops it.
         let _ = timeout(staff.limit(), all_have_ended()).await;
     });
+    drop(door);
     runtime.shutdown_background();
     HANDLE.set(None);
 }
