@@ -28,6 +28,9 @@ pub mod cookbook {
     pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
+    #[cfg(feature = "macros")]
+    #[doc = include_str!("../docs/cookbook/observing.md")]
+    pub mod observing {}
     #[cfg(not(doctest))]
     #[doc = include_str!("../docs/cookbook/recipes.md")]
     pub mod recipes {}

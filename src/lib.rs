@@ -42,6 +42,7 @@ pub use surface::outside::enter_runtime;
 pub use surface::run::{Run, run_sync};
 pub use surface::scope::{ScopedJoinHandle, join, join_all, map_concurrent, race, scope};
 pub use surface::sections::{must_suspend, no_suspend, on_thread_stack, shield};
+pub use surface::watch::report_blocking;
 pub use surface::with_ambient::with_ambient;
 pub use surface::workers;
 

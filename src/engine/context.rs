@@ -101,8 +101,7 @@ pub(crate) struct Header {
     spot: Cell<Spot>,
     thread: ThreadToken,
     wait: Cell<Wait>,
-    /// Set together with one of the three further below, so that the fast path
-    /// has one thing to look at.
+    /// It is cancelled, or takes times: the fast path has one thing to look at.
     attention: Cell<bool>,
     /// The coroutine can neither wait nor unwind and must be leaked. Only
     /// after `cancelled`; stays set.
@@ -136,7 +135,8 @@ pub(crate) struct Header {
     hidden: Cell<Hidden>,
     stack_size: usize,
     name: Cow<'static, str>,
-    /// Since when it waits, if times are taken.
+    /// Whether it notes when its waits begin, and when the last did.
+    takes_times: bool,
     since: Cell<Option<Instant>>,
     /// Where it writes the account that it is asked for.
     account: Cell<*mut Account>,
@@ -157,13 +157,14 @@ impl Header {
         spot: Spot,
         is_direct: bool,
     ) -> Header {
+        let takes_times = TAKES_TIMES.load(Ordering::Relaxed);
         Header {
             yielder: Cell::new(ptr::null()),
             pending: Cell::new(None),
             spot: Cell::new(spot),
             thread: ThreadToken::current(),
             wait: Cell::new(Wait::Unwind),
-            attention: Cell::new(false),
+            attention: Cell::new(takes_times),
             stuck: Cell::new(false),
             unwinding: Cell::new(false),
             is_direct,
@@ -181,6 +182,7 @@ impl Header {
             hidden: Cell::new(Hidden::NONE),
             stack_size,
             name,
+            takes_times,
             since: Cell::new(None),
             account: Cell::new(ptr::null_mut()),
             mounts: Mounts::new(),
@@ -283,10 +285,13 @@ impl Header {
         }
     }
 
-    /// Whether a wait may begin in a run that is cancelled.
+    /// Whether a wait may begin in a run that needs attention.
     #[cold]
     fn may_wait(&self, wait: Wait) -> bool {
-        if wait == Wait::Scope {
+        if self.takes_times {
+            self.since.set(Some(Instant::now()));
+        }
+        if wait == Wait::Scope || !self.cancelled.get() {
             return true;
         }
         let can_throw = self.can_throw();
@@ -510,14 +515,6 @@ impl Header {
     #[inline(always)]
     pub(crate) fn note_suspension(&self) {
         self.has_suspended.set(true);
-        if TAKES_TIMES.load(Ordering::Relaxed) {
-            self.note_time();
-        }
-    }
-
-    #[cold]
-    fn note_time(&self) {
-        self.since.set(Some(Instant::now()));
     }
 
     /// Since when it waits, if that was noted.
@@ -634,10 +631,10 @@ impl Header {
     }
 }
 
-/// Whether it is noted since when coroutines wait.
+/// Whether new coroutines note when their waits begin.
 static TAKES_TIMES: AtomicBool = AtomicBool::new(false);
 
-/// Notes from now on since when coroutines wait, or no longer.
+/// Lets coroutines that are made from now on note when their waits begin, or no longer.
 pub(crate) fn take_times(on: bool) {
     TAKES_TIMES.store(on, Ordering::Relaxed);
 }

@@ -177,6 +177,14 @@ impl<T, X> Coroutine<T, X> {
         unsafe { &(*self.block.as_ptr()).owners }
     }
 
+    /// What the coroutine tells of itself.
+    pub(crate) fn account(&self) -> Account {
+        // SAFETY: as above.
+        let resident = unsafe { &raw const (*self.block.as_ptr()).resident };
+        // SAFETY: it is of this type, and owned by this, which is on its thread (I2).
+        unsafe { ask::<T, X>(resident) }
+    }
+
     /// Whether this is the thread that the coroutine was made on (I2).
     #[inline(always)]
     pub(crate) fn is_this_thread(&self) -> bool {

@@ -9,9 +9,9 @@
 //!
 //! # Invariants
 //!
-//! - L1 What is in the list of a thread is a [`Resident`] of a coroutine that was made on
+//! - A1 What is in the list of a thread is a [`Resident`] of a coroutine that was made on
 //!   this thread and has not ended. It stays where it is.
-//! - L2 Only this thread touches the list.
+//! - A2 Only this thread touches the list.
 
 use std::cell::Cell;
 use std::ptr;
@@ -60,7 +60,7 @@ impl Resident {
             return;
         }
         let (newer, older) = (self.newer.get(), self.older.get());
-        // SAFETY: neighbours are in the list (L1).
+        // SAFETY: neighbours are in the list (A1).
         match unsafe { newer.as_ref() } {
             Some(newer) => newer.older.set(older),
             None => NEWEST.set(older),
@@ -91,7 +91,7 @@ pub(crate) unsafe fn arrive(resident: *const Resident) {
     }
     let older = NEWEST.replace(resident);
     this.older.set(older);
-    // SAFETY: it is in the list (L1).
+    // SAFETY: it is in the list (A1).
     if let Some(older) = unsafe { older.as_ref() } {
         older.newer.set(resident);
     }
@@ -104,7 +104,7 @@ pub(crate) unsafe fn arrive(resident: *const Resident) {
 pub(crate) fn accounts() -> Vec<Account> {
     let mut accounts = Vec::new();
     let mut next = NEWEST.get();
-    // SAFETY: it is in the list (L1), which nobody changes meanwhile: a coroutine that is
+    // SAFETY: it is in the list (A1), which nobody changes meanwhile: a coroutine that is
     // asked runs no code but ours.
     while let Some(resident) = unsafe { next.as_ref() } {
         // SAFETY: `next` came from `arrive`, with the `ask` for the block that it is in.

@@ -144,9 +144,10 @@ pub async fn all(limit: Duration) -> Dump {
     }
 }
 
-/// Notes from now on since when runs wait, or no longer, which is the default.
+/// Lets runs that begin from now on note when their waits begin, or no longer, which is the
+/// default.
 ///
-/// It costs each wait that suspends a look at the clock.
+/// It costs each wait a look at the clock.
 ///
 /// # Examples
 ///
@@ -254,7 +255,7 @@ pub enum State {
 }
 
 impl Stack {
-    fn new(account: Account) -> Stack {
+    pub(super) fn new(account: Account) -> Stack {
         Stack {
             account,
             backtrace: OnceLock::new(),
@@ -284,8 +285,7 @@ impl Stack {
         self.account.location
     }
 
-    /// Returns how long it has been suspended in this wait, if that was
-    /// [noted](note_times) when it began.
+    /// Returns how long it has been in this wait, if it [notes](note_times) that.
     pub fn waited(&self) -> Option<Duration> {
         self.account.waited
     }

@@ -27,6 +27,7 @@ use tokio::task::LocalSet;
 
 use super::builder::Config;
 use super::reaper;
+use super::watch::{self, Watched};
 use super::workers::{self, Resident};
 use crate::engine::context::{Header, Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
@@ -171,7 +172,7 @@ impl<T: 'static> InPlace<T> {
             budget,
             local_set: (scheduler == Scheduler::BlockOn).then(Rc::default),
         };
-        let is_direct = scheduler == Scheduler::SingleThreaded;
+        let is_direct = scheduler == Scheduler::SingleThreaded && !watch::is_on();
         let header = |size| Header::new(config.name, Kind::Run, size, spot, is_direct);
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
@@ -215,7 +216,7 @@ impl<T: 'static> InPlace<T> {
         let poll = if header.is_direct() {
             coroutine.poll(cx)
         } else {
-            poll_indirectly(coroutine, cx)
+            poll_otherwise(coroutine, cx)
         };
         if poll.is_ready() {
             self.coroutine = None;
@@ -273,16 +274,20 @@ fn must_end() -> bool {
     workers::is_closing() && !is_nested()
 }
 
+/// Polls a coroutine that a scheduler does not poll directly, or that is watched.
 #[cold]
-fn poll_indirectly<T>(
-    coroutine: &mut Coroutine<T, Home>,
-    cx: &mut Context<'_>,
-) -> Poll<Outcome<T>> {
-    match coroutine.owners().local_set.clone() {
+fn poll_otherwise<T>(coroutine: &mut Coroutine<T, Home>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
+    let watched = watch::is_on().then(|| watch::begin(coroutine.header().owned_name()));
+    let poll = match coroutine.owners().local_set.clone() {
         Some(local_set) => {
             let polled = poll_fn(|cx| coroutine.poll_at(Spot::here(), cx));
             pin!(local_set.run_until(polled)).poll(cx)
         }
         None => coroutine.poll(cx),
+    };
+    if let Some(took) = watched.and_then(Watched::end) {
+        let account = poll.is_pending().then(|| coroutine.account());
+        watch::report(coroutine.header().owned_name(), took, account);
     }
+    poll
 }

@@ -16,6 +16,7 @@ mod news;
 pub mod orders;
 
 use std::error::Error;
+use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query, State};
@@ -25,7 +26,7 @@ use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use greenhack::guard::{Exit, Guard, Teardown};
-use greenhack::shield;
+use greenhack::{await_sync, block, dump, shield};
 use serde::Deserialize;
 use tokio::sync::broadcast;
 use tracing::{info, instrument};
@@ -71,12 +72,21 @@ pub fn routes(app: App) -> Router {
         .route("/orders", get(list).post(food_delivery))
         .route("/news", get(news::listen))
         .route("/kitchen", post(kitchen::cook))
+        .route("/stacks", get(stacks))
         .layer(from_fn(answer_panics))
         .with_state(app)
 }
 
 async fn page() -> Html<&'static str> {
     Html(include_str!("page.html"))
+}
+
+/// What the handlers wait for at this moment, for whoever runs the service.
+#[greenhack::entry]
+fn stacks() -> String {
+    let dump = await_sync(dump::all(Duration::from_secs(1)));
+    // It looks up names of functions, which takes long.
+    block(move || dump.to_string())
 }
 
 /// What a guest wants.

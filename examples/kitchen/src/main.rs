@@ -12,7 +12,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use greenhack::await_sync;
+use greenhack::{await_sync, dump, report_blocking};
 use kitchen::{App, Kitchen, routes};
 use tokio::net::TcpListener;
 
@@ -21,6 +21,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// How long a guest waits for the kitchen.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a handler may keep its thread from the others.
+const LONGEST_TURN: Duration = Duration::from_millis(100);
 
 #[greenhack::main(flavor = "multi_thread")]
 fn main() -> ExitCode {
@@ -41,6 +44,9 @@ fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok("json") => log.json().init(),
         _ => log.init(),
     }
+    // Who holds up the others of a thread is named in the log.
+    report_blocking(Some(LONGEST_TURN));
+    dump::note_times(true);
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let database = env::var("DATABASE_URL").unwrap_or_else(|_| "kitchen.db".to_owned());
 
@@ -59,7 +65,10 @@ fn serve() -> Result<(), Box<dyn Error + Send + Sync>> {
         let order = format!(r#"{{"guest": "Ada", "dish": "{dish}"}}"#);
         println!("  curl http://{address}/orders -H content-type:application/json -d '{order}'");
     }
-    println!("The last one is not answered for {PATIENCE:?}; hang up with ctrl-c.");
+    println!(
+        "The last one is not answered for {PATIENCE:?}. See what it waits for meanwhile at \
+         http://{address}/stacks, and hang up with ctrl-c."
+    );
 
     let stop = async { tokio::signal::ctrl_c().await.expect("a signal handler") };
     await_sync(axum::serve(listener, routes(app)).with_graceful_shutdown(stop))?;

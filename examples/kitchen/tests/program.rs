@@ -54,6 +54,10 @@ fn what_it_prints_can_be_tried() {
     let hanging = await_sync(send(program.address, "POST /orders", body));
     let heard = socket.read().unwrap().into_text().unwrap();
     assert!(heard.contains("\"placed\""), "{heard}");
+    let (status, stacks) = await_sync(request(program.address, "GET /stacks", String::new()));
+    assert_eq!(status, 200);
+    let waits = "- `kitchen::food_delivery` waits at ";
+    assert!(stacks.as_str().unwrap().contains(waits), "{stacks}");
     drop(hanging);
     let heard = socket.read().unwrap().into_text().unwrap();
     assert!(heard.contains("\"cancelled\""), "{heard}");
