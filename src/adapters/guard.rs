@@ -81,7 +81,9 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 
-use crate::{Cancelled, await_in_drop, await_sync, in_context, is_cancelled};
+use crate::{
+    Cancelled, NotAwaited, await_in_drop, await_sync, in_context, is_cancelled, try_await_sync,
+};
 
 /// How a scope has ended, as its [`Teardown`] sees it.
 ///
@@ -222,7 +224,15 @@ where
 {
     if !in_context() {
         // Async code could not wait for the teardown.
-        await_sync(async {});
+        let refused = try_await_sync(async {}).err();
+        assert!(
+            !refused.as_ref().is_some_and(NotAwaited::is_async_code),
+            "`greenhack::guard::with` called in async code, which must not block; run the plain \
+             code that calls it with `greenhack::run_sync(|| ..).await`"
+        );
+        if refused.is_some() {
+            await_sync(async {});
+        }
     }
     let mut guard = Guard::new(resource);
     let outcome = catch_unwind(AssertUnwindSafe(|| body(&mut guard))).unwrap_or_else(|payload| {

@@ -1,7 +1,8 @@
 //! What the crate says unasked: events, and the count of leaked runs.
 //!
 //! With the feature `tracing` they are tracing events with the target
-//! `greenhack`, without it they are lines on standard error.
+//! `greenhack`. Without it, or if the program has no subscriber, they are lines on
+//! standard error.
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +19,8 @@ static LEAKED: AtomicU64 = AtomicU64::new(0);
 /// neither be resumed nor unwound: it was dropped where its destructors must
 /// await and nothing can drive them, it outlived its cleanup budget, or its
 /// thread ended. Each leak is also reported: with the feature `tracing` as an error
-/// event of the target `greenhack`, without it as a line on standard error. A service
+/// event of the target `greenhack`, without it, or without a subscriber, as a line on
+/// standard error. A service
 /// that sees this number rise has a bug that the reports name.
 ///
 /// # Examples
@@ -36,8 +38,10 @@ pub(crate) fn leaked(name: &str, why: &str) {
     LEAKED.fetch_add(1, Ordering::Relaxed);
     without_abort(|| {
         #[cfg(feature = "tracing")]
-        tracing::error!(target: "greenhack", run = name, why, "a suspended run was leaked");
-        #[cfg(not(feature = "tracing"))]
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(target: "greenhack", run = name, why, "a suspended run was leaked");
+            return;
+        }
         eprintln!("greenhack: a suspended run was leaked: {name}: {why}");
     });
 }
@@ -47,8 +51,10 @@ pub(crate) fn leaked(name: &str, why: &str) {
 pub(crate) fn warn(what: &str, remedy: &str) {
     without_abort(|| {
         #[cfg(feature = "tracing")]
-        tracing::warn!(target: "greenhack", remedy, "{what}");
-        #[cfg(not(feature = "tracing"))]
+        if tracing::dispatcher::has_been_set() {
+            tracing::warn!(target: "greenhack", remedy, "{what}");
+            return;
+        }
         eprintln!("greenhack: {what}; {remedy}");
     });
 }

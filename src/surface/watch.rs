@@ -20,6 +20,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::mem;
+use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use super::dump::Stack;
 use crate::engine::account::Account;
+use crate::ground::error::discard;
 use crate::ground::report;
 
 /// In milliseconds; 0 for none.
@@ -240,13 +242,15 @@ fn look_around() {
         true
     });
     for (name, thread, took) in late {
-        report::warn(
-            &format!(
-                "`{name}` keeps the thread `{thread}` from all other runs, for {took:.1?} so far"
-            ),
-            REMEDY,
-        );
+        warn(&format!(
+            "`{name}` keeps the thread `{thread}` from all other runs, for {took:.1?} so far"
+        ));
     }
+}
+
+/// A subscriber may panic, and standard error may be closed: the watch goes on.
+fn warn(what: &str) {
+    catch_unwind(|| report::warn(what, REMEDY)).unwrap_or_else(discard);
 }
 
 const REMEDY: &str = "block in `greenhack::block`, and let long computations call \
@@ -263,6 +267,6 @@ impl Late {
             Some(account) => write!(what, ", until it waited:\n{}", Stack::new(account)),
             None => write!(what, ", until it ended"),
         };
-        report::warn(what.trim_end(), REMEDY);
+        warn(what.trim_end());
     }
 }
