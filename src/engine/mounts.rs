@@ -134,8 +134,9 @@ impl Entry {
 
 /// All that is mounted with one coroutine.
 pub(crate) struct Mounts {
-    /// Outermost first.
-    entries: RefCell<Vec<Entry>>,
+    /// Outermost first. Most runs have none, and are made and dropped with one word.
+    #[allow(clippy::box_collection, reason = "it is small where there are none")]
+    entries: RefCell<Option<Box<Vec<Entry>>>>,
     pub(crate) spans: Spans,
 }
 
@@ -149,22 +150,25 @@ impl Mounts {
 
     /// Adds a context that is mounted already.
     pub(crate) fn push(&self, entry: Entry) {
-        self.entries.borrow_mut().push(entry);
+        let mut entries = self.entries.borrow_mut();
+        entries.get_or_insert_default().push(entry);
     }
 
     /// Removes the context that was added last.
     pub(crate) fn pop(&self) -> Option<Entry> {
-        self.entries.borrow_mut().pop()
+        self.entries.borrow_mut().as_mut()?.pop()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.borrow().is_empty()
+        let entries = self.entries.borrow();
+        entries.as_ref().is_none_or(|entries| entries.is_empty())
     }
 
     /// Mounts all contexts. Does not unwind.
     #[cold]
     pub(crate) fn mount(&self, panics: &mut FirstPanic) {
-        for entry in &mut *self.entries.borrow_mut() {
+        let mut entries = self.entries.borrow_mut();
+        for entry in entries.as_deref_mut().into_iter().flatten() {
             panics.catch(|| entry.mount());
         }
     }
@@ -172,7 +176,8 @@ impl Mounts {
     /// Unmounts those that are mounted, innermost first. Does not unwind.
     #[cold]
     pub(crate) fn unmount(&self, panics: &mut FirstPanic) {
-        for entry in self.entries.borrow_mut().iter_mut().rev() {
+        let mut entries = self.entries.borrow_mut();
+        for entry in entries.as_deref_mut().into_iter().flatten().rev() {
             panics.catch(|| entry.unmount());
         }
     }
