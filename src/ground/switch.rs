@@ -289,8 +289,8 @@ mod native {
         /// Takes the stack of a switch whose closure has ended.
         #[inline]
         pub(crate) fn into_stack(self) -> Stack {
-            assert!(!self.can_resume(), "the coroutine has not ended");
             let mut this = ManuallyDrop::new(self);
+            assert!(!this.can_resume(), "the coroutine has not ended");
             // SAFETY: `this` is never used again, nor dropped.
             let coroutine = unsafe { ManuallyDrop::take(&mut this.coroutine) };
             coroutine.into_stack()
