@@ -17,6 +17,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::mem::ManuallyDrop;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -125,8 +126,9 @@ const WRONG_THREAD: &str = "a run was polled on another thread than the one it h
 
 /// A coroutine on the thread that it was started on.
 pub(crate) struct InPlace<T: 'static> {
-    /// `None` when it has ended.
-    coroutine: Option<Coroutine<T, Home>>,
+    /// `None` when it has ended. What else drops it is `abandon`, and no drop glue
+    /// that would look again.
+    coroutine: ManuallyDrop<Option<Coroutine<T, Home>>>,
 }
 
 // SAFETY: the coroutine is touched by `poll`, and by the reaper, which both
@@ -177,7 +179,7 @@ impl<T: 'static> InPlace<T> {
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
         InPlace {
-            coroutine: Some(coroutine),
+            coroutine: ManuallyDrop::new(Some(coroutine)),
         }
     }
 
@@ -190,7 +192,7 @@ impl<T: 'static> InPlace<T> {
     /// worker is closing; and if the coroutine can't go on.
     #[inline(always)]
     pub(crate) fn poll(&mut self, is_new: bool, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        let Some(coroutine) = &mut self.coroutine else {
+        let Some(coroutine) = &mut *self.coroutine else {
             refuse("a run was polled after its end");
         };
         let header = coroutine.header();
@@ -219,7 +221,7 @@ impl<T: 'static> InPlace<T> {
             poll_otherwise(coroutine, cx)
         };
         if poll.is_ready() {
-            self.coroutine = None;
+            *self.coroutine = None;
         } else if coroutine.is_stuck() {
             self.get_stuck();
         } else {
