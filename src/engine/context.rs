@@ -548,6 +548,12 @@ impl Header {
         self.no_suspend.get()
     }
 
+    /// The thread that the coroutine was made on.
+    #[inline(always)]
+    pub(crate) fn thread(&self) -> ThreadToken {
+        self.thread
+    }
+
     /// Whether this is the thread that the coroutine was made on.
     #[inline(always)]
     pub(crate) fn is_this_thread(&self) -> bool {

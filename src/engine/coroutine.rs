@@ -61,7 +61,7 @@ use super::account::Account;
 use super::context::{Header, Kind, Visit, throw_cancelled};
 use super::pending::End;
 use super::residents::{self, Resident};
-use crate::ground::ambient::Spot;
+use crate::ground::ambient::{Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
 use crate::ground::report;
@@ -414,20 +414,14 @@ impl<T, X> Drop for Coroutine<T, X> {
         if !self.has_ended() {
             return self.report_leak("it was dropped while suspended");
         }
-        let block = self.block.as_ptr();
-        // SAFETY: this owns the block, and drops it once: what is left behind is
-        // a `ManuallyDrop`.
-        let switch = unsafe { &mut (*block).switch };
-        // SAFETY: as above.
-        let switch = unsafe { ManuallyDrop::take(switch) };
         let _free = Free {
-            stack: Some(switch.into_stack()),
-            is_this_thread: self.is_this_thread(),
+            block: self.block,
+            thread: self.header().thread(),
         };
-        // SAFETY: as above. The coroutine has ended, so that nobody else has a
-        // reference to it (I7). If a destructor panics, the others run all the
-        // same, before the stack is freed.
-        unsafe { block.drop_in_place() };
+        // SAFETY: this owns the block, and drops it once. The coroutine has ended, so
+        // that nobody else has a reference to it (I7). The switch is left behind, a
+        // `ManuallyDrop`.
+        unsafe { self.block.drop_in_place() };
     }
 }
 
@@ -457,19 +451,23 @@ unsafe fn ask<T, X>(resident: *const Resident) -> Account {
     account
 }
 
-/// Gives the stack of a coroutine back that has ended, when it is dropped.
-struct Free {
-    stack: Option<Stack>,
-    is_this_thread: bool,
+/// Gives the stack of a coroutine back that has ended, when what else is in its attic
+/// has been dropped, or has panicked in that.
+struct Free<T, X> {
+    block: NonNull<Block<T, X>>,
+    thread: ThreadToken,
 }
 
-impl Drop for Free {
+impl<T, X> Drop for Free<T, X> {
     #[inline]
     fn drop(&mut self) {
-        let Some(stack) = self.stack.take() else {
-            return;
-        };
-        if self.is_this_thread {
+        let block = self.block.as_ptr();
+        // SAFETY: the stack is there, and the attic with it, until it is given back.
+        // Nobody else has a reference to the switch any more.
+        let switch = unsafe { &mut (*block).switch };
+        // SAFETY: it is taken once, here.
+        let stack = unsafe { ManuallyDrop::take(switch) }.into_stack();
+        if self.thread.is_this_thread() {
             pool::give(stack);
         } else {
             pool::end(stack);

@@ -15,7 +15,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem;
+use std::mem::{self, ManuallyDrop};
 
 use super::limit;
 use super::shelf::Shelf;
@@ -238,9 +238,8 @@ fn map(size: usize) -> io::Result<Stack> {
 }
 
 /// Gives back a stack on which nothing runs any more.
-#[inline]
 pub(crate) fn give(stack: Stack) {
-    let mut stack = Some(stack);
+    let mut stack = ManuallyDrop::new(Some(stack));
     let _ = POOL.try_with(|pool| {
         let mut pool = pool.borrow_mut();
         if let Some(stack) = stack.take() {
@@ -252,7 +251,7 @@ pub(crate) fn give(stack: Stack) {
         }
     });
     // While the thread's locals are destroyed, nobody takes it.
-    if let Some(stack) = stack {
+    if let Some(stack) = stack.take() {
         end(stack);
     }
 }
