@@ -764,23 +764,28 @@ pub(crate) struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Mounts what goes with the coroutine. A panic in there passes.
-    #[inline]
-    pub(crate) fn begin(header: &'a Header) -> Visit<'a> {
-        let mut panics = FirstPanic::default();
-        let mut visit = Visit {
+    /// Comes to the coroutine. [`begin`](Visit::begin) follows; it is apart so that
+    /// the visit, which is dropped if that unwinds, stays where it is made.
+    #[inline(always)]
+    pub(crate) fn new(header: &'a Header) -> Visit<'a> {
+        Visit {
             outer: CURRENT.replace(polling()),
             header,
             base: Base::new(),
-        };
-        if header.is_mounting.get() {
-            header.mounts.mount(&mut panics);
         }
-        header.mounts.spans.mount(&mut visit.base, &mut panics);
+    }
+
+    /// Mounts what goes with the coroutine. A panic in there passes.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        let mut panics = FirstPanic::default();
+        if self.header.is_mounting.get() {
+            self.header.mounts.mount(&mut panics);
+        }
+        self.header.mounts.spans.mount(&mut self.base, &mut panics);
         if let Some(payload) = panics.into_payload() {
-            visit.pass_on(payload);
+            self.pass_on(payload);
         }
-        visit
     }
 
     /// Runs `f` with the header current: a switch to the coroutine and back.

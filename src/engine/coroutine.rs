@@ -212,7 +212,8 @@ impl<T, X> Coroutine<T, X> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         self.expect_suspended();
         let header = self.header();
-        let visit = Visit::begin(header);
+        let mut visit = Visit::new(header);
+        visit.begin();
         let mut resumed = false;
         loop {
             // SAFETY: the coroutine is suspended, or has not run; the borrow
@@ -272,7 +273,8 @@ impl<T, X> Coroutine<T, X> {
         }
         self.expect_suspended();
         header.set_spot(Spot::anywhere());
-        let visit = Visit::begin(header);
+        let mut visit = Visit::new(header);
+        visit.begin();
         // The future goes first, here; then the coroutine hears of it (I3).
         // SAFETY: the coroutine is suspended; the borrow ends before the resume.
         if let Some(mut pending) = unsafe { header.pending() } {
