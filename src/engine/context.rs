@@ -147,14 +147,15 @@ pub(crate) struct Header {
 const _: () = assert!(std::mem::offset_of!(Header, cancelled) <= 64);
 
 impl Header {
-    /// `spot` is where it is polled first; `is_direct`, whether by a scheduler
-    /// that keeps to this thread.
+    /// `spot` is where it is polled first, on this `thread`; `is_direct`, whether by a
+    /// scheduler that keeps to it.
     #[inline]
     pub(crate) fn new(
         name: Cow<'static, str>,
         kind: Kind,
         stack_size: usize,
         spot: Spot,
+        thread: ThreadToken,
         is_direct: bool,
     ) -> Header {
         let takes_times = TAKES_TIMES.load(Ordering::Relaxed);
@@ -162,7 +163,7 @@ impl Header {
             yielder: Cell::new(ptr::null()),
             pending: Cell::new(None),
             spot: Cell::new(spot),
-            thread: ThreadToken::current(),
+            thread,
             wait: Cell::new(Wait::Unwind),
             attention: Cell::new(takes_times),
             stuck: Cell::new(false),

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -212,7 +213,7 @@ pub(crate) fn is_single_threaded(handle: &Handle, spot: Spot) -> bool {
 
 /// The identity of a thread, never used again after it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ThreadToken(u64);
+pub(crate) struct ThreadToken(NonZero<u64>);
 
 thread_local! {
     /// 0 until it is asked for.
@@ -222,16 +223,23 @@ thread_local! {
 impl ThreadToken {
     #[inline]
     pub(crate) fn current() -> ThreadToken {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        if TOKEN.get() == 0 {
-            TOKEN.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        match NonZero::new(TOKEN.get()) {
+            Some(number) => ThreadToken(number),
+            None => ThreadToken::first(),
         }
-        ThreadToken(TOKEN.get())
+    }
+
+    #[cold]
+    fn first() -> ThreadToken {
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        let number = NonZero::<u64>::MIN.saturating_add(THREADS.fetch_add(1, Ordering::Relaxed));
+        TOKEN.set(number.get());
+        ThreadToken(number)
     }
 
     #[inline(always)]
     pub(crate) fn is_this_thread(self) -> bool {
-        self.0 == TOKEN.get()
+        self.0.get() == TOKEN.get()
     }
 }
 

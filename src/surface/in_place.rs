@@ -15,7 +15,7 @@
 //!   `block_on`; a stack that is suspended in either breaks tokio's books. So
 //!   the run is polled in a `LocalSet` of its own.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::mem::ManuallyDrop;
 use std::pin::pin;
@@ -33,7 +33,7 @@ use super::workers::{self, Resident};
 use crate::engine::context::{Header, Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::engine::overflow;
-use crate::ground::ambient::{self, Spot};
+use crate::ground::ambient::{self, Spot, ThreadToken};
 use crate::memory::pool;
 
 /// What polls a coroutine, each in its own way.
@@ -72,7 +72,7 @@ impl Scheduler {
 /// Where a coroutine belongs.
 pub(crate) struct Home {
     /// On a worker, from the first time that it is suspended.
-    resident: RefCell<Option<Resident>>,
+    resident: Cell<Option<Resident>>,
     pub(crate) handle: Handle,
     /// What it was started by.
     pub(crate) scheduler: Scheduler,
@@ -159,6 +159,7 @@ impl<T: 'static> InPlace<T> {
         if !ambient::thread_is_alive() {
             refuse(THREAD_IS_ENDING);
         }
+        let thread = ThreadToken::current();
         let (stack_size, budget) = config.stack_and_budget();
         let stack = match pool::take(stack_size, overflow::watch) {
             Ok(stack) => stack,
@@ -168,14 +169,14 @@ impl<T: 'static> InPlace<T> {
             }
         };
         let home = Home {
-            resident: RefCell::new(None),
+            resident: Cell::new(None),
             handle,
             scheduler,
             budget,
             local_set: (scheduler == Scheduler::BlockOn).then(Rc::default),
         };
         let is_direct = scheduler == Scheduler::SingleThreaded && !watch::is_on();
-        let header = |size| Header::new(config.name, Kind::Run, size, spot, is_direct);
+        let header = |size| Header::new(config.name, Kind::Run, size, spot, thread, is_direct);
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
         InPlace {

@@ -69,7 +69,7 @@ use crate::engine::context::{
 };
 use crate::engine::coroutine::Coroutine;
 use crate::engine::overflow;
-use crate::ground::ambient::Spot;
+use crate::ground::ambient::{Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
 use crate::memory::pool;
@@ -154,7 +154,8 @@ impl<'scope> Scope<'scope, '_> {
             Ok(stack) => stack,
             Err(error) => panic!("{}", pool::complaint(size, NAME, &error)),
         };
-        let header = |size| Header::new(NAME.into(), Kind::Child, size, Spot::here(), false);
+        let (spot, thread) = (Spot::here(), ThreadToken::current());
+        let header = |size| Header::new(NAME.into(), Kind::Child, size, spot, thread, false);
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
         let coroutine = unsafe { Coroutine::new(stack, header, (), f) };

@@ -628,12 +628,19 @@ pub(crate) struct Resident {
 impl Resident {
     /// Keeps the entry of a run up to date that waits with `waker`, if this is
     /// a worker.
-    #[inline]
-    pub(crate) fn update(entry: &RefCell<Option<Resident>>, waker: &Waker) {
+    #[inline(always)]
+    pub(crate) fn update(entry: &Cell<Option<Resident>>, waker: &Waker) {
         if IS_WORKER.get() {
-            let is_known = |resident: &Resident| resident.is_woken_by(waker);
-            if !entry.borrow().as_ref().is_some_and(is_known) {
-                entry.replace(Some(Resident::enter(waker)));
+            Resident::update_here(entry, waker);
+        }
+    }
+
+    fn update_here(entry: &Cell<Option<Resident>>, waker: &Waker) {
+        match entry.take() {
+            Some(resident) if resident.is_woken_by(waker) => entry.set(Some(resident)),
+            last => {
+                entry.set(Some(Resident::enter(waker)));
+                drop(last);
             }
         }
     }
@@ -645,7 +652,6 @@ impl Resident {
         })
     }
 
-    #[cold]
     fn enter(waker: &Waker) -> Resident {
         // Whatever the clone of a waker does, it does it before the borrow.
         let waker = waker.clone();
