@@ -13,7 +13,7 @@ use super::run::{Key, Run};
 use crate::memory::pool;
 
 /// How long the cleanup of a cancelled run may await, unless it says otherwise.
-const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_BUDGET: Duration = Duration::from_secs(10);
 
 /// Returns a [`Builder`], to start a run with other than the default settings.
 ///
@@ -219,21 +219,19 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The size of the stack, and the budget for cleanup.
+    /// The size of the stack.
     #[inline]
-    pub(crate) fn stack_and_budget(&self) -> (usize, Duration) {
+    pub(crate) fn stack_size(&self) -> usize {
         self.settings
             .as_deref()
-            .map_or((pool::DEFAULT_SIZE, DEFAULT_BUDGET), |settings| {
-                (settings.stack_size, settings.cleanup_budget)
-            })
+            .map_or(pool::DEFAULT_SIZE, |settings| settings.stack_size)
     }
 }
 
 /// What most runs need not be told.
 pub(crate) struct Settings {
     stack_size: usize,
-    cleanup_budget: Duration,
+    pub(crate) cleanup_budget: Duration,
     pub(crate) caller_runtime: bool,
     pub(crate) carried: Vec<Box<dyn Key>>,
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::LocalSet;
 
-use super::builder::Config;
+use super::builder::{Config, DEFAULT_BUDGET, Settings};
 use super::reaper;
 use super::watch::{self, Watched};
 use super::workers::{self, Resident};
@@ -76,13 +76,21 @@ pub(crate) struct Home {
     pub(crate) handle: Handle,
     /// What it was started by.
     pub(crate) scheduler: Scheduler,
-    pub(crate) budget: Duration,
+    /// What it was told, if not the default.
+    settings: Option<Box<Settings>>,
     /// What the coroutine is polled in, if not directly. Only ever set where
     /// the future that owns this is not `Send`.
     local_set: Option<Rc<LocalSet>>,
 }
 
 impl Home {
+    /// How long its cleanup may await.
+    pub(crate) fn budget(&self) -> Duration {
+        self.settings
+            .as_deref()
+            .map_or(DEFAULT_BUDGET, |settings| settings.cleanup_budget)
+    }
+
     /// Takes the run off the worker's list.
     pub(crate) fn leave(&self) {
         let resident = self.resident.take();
@@ -160,7 +168,7 @@ impl<T: 'static> InPlace<T> {
             refuse(THREAD_IS_ENDING);
         }
         let thread = ThreadToken::current();
-        let (stack_size, budget) = config.stack_and_budget();
+        let stack_size = config.stack_size();
         let stack = match pool::take(stack_size, overflow::watch) {
             Ok(stack) => stack,
             Err(error) => {
@@ -172,7 +180,7 @@ impl<T: 'static> InPlace<T> {
             resident: Cell::new(None),
             handle,
             scheduler,
-            budget,
+            settings: config.settings,
             local_set: (scheduler == Scheduler::BlockOn).then(Rc::default),
         };
         let is_direct = scheduler == Scheduler::SingleThreaded && !watch::is_on();

@@ -180,7 +180,7 @@ impl<T: 'static> Future for Reaper<T> {
             // right one, or for the end of the runtime.
             return Poll::Pending;
         }
-        let budget = coroutine.owners().budget;
+        let budget = coroutine.owners().budget();
         let mut poll = Poll::Pending;
         if CAN_UNWIND && !coroutine.is_cancelled() {
             poll = coroutine.cancel();
