@@ -552,7 +552,12 @@ pub(super) fn runtime(
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
     static HANDLE: RefCell<Option<Handle>> = const { RefCell::new(None) };
-    static RESIDENTS: RefCell<Residents> = RefCell::default();
+    static RESIDENTS: RefCell<Residents> = const {
+        RefCell::new(Residents {
+            wakers: Vec::new(),
+            free: Vec::new(),
+        })
+    };
     static CLOSING: Cell<bool> = const { Cell::new(false) };
     static CHANGED: Rc<Notify> = Rc::default();
 }
@@ -587,7 +592,6 @@ async fn all_have_ended() {
 }
 
 /// The runs that are suspended on a worker.
-#[derive(Default)]
 struct Residents {
     /// The waker of each, at its index. `None` where it has been taken, and at the
     /// indices that are free.
@@ -596,6 +600,7 @@ struct Residents {
 }
 
 impl Residents {
+    #[inline]
     fn add(&mut self, waker: Waker) -> usize {
         match self.free.pop() {
             Some(index) => {
@@ -655,8 +660,11 @@ impl Resident {
     fn enter(waker: &Waker) -> Resident {
         // Whatever the clone of a waker does, it does it before the borrow.
         let waker = waker.clone();
+        let add = |residents: &RefCell<Residents>| residents.borrow_mut().add(waker);
+        // Unlike `with`, it is inlined.
+        let index = RESIDENTS.try_with(add);
         Resident {
-            index: RESIDENTS.with_borrow_mut(|residents| residents.add(waker)),
+            index: index.expect("no run is polled while its thread is ending"),
             thread: ThreadToken::current(),
         }
     }
