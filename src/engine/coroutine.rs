@@ -332,8 +332,10 @@ impl<T, X> Coroutine<T, X> {
         // Whatever unwinds on our stack is none of the coroutine's business, and
         // the other way round.
         let ours = header.swap_unwinds_in();
-        let outcome = visit.resumed(|| switch.resume());
+        // It stays in registers where nobody would drop it. What follows does not unwind.
+        let outcome = ManuallyDrop::new(visit.resumed(|| switch.resume()));
         header.swap_unwinds_out(ours);
+        let outcome = ManuallyDrop::into_inner(outcome);
         if outcome.is_some() {
             header.set_ended();
             // SAFETY: as above.
