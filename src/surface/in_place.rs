@@ -34,6 +34,7 @@ use crate::engine::context::{Header, Kind, is_nested, throw_cancelled};
 use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::engine::overflow;
 use crate::ground::ambient::{self, Spot, ThreadToken};
+use crate::ground::switch::Stack;
 use crate::memory::pool;
 
 /// What polls a coroutine, each in its own way.
@@ -132,6 +133,57 @@ const WRONG_THREAD: &str = "a run was polled on another thread than the one it h
      which its stack must not leave; `.await` it where it was polled first, or drive its runtime \
      from one thread";
 
+/// What a run needs of the place that it starts at.
+///
+/// It is apart from [`InPlace::new`], and borrows, because it can unwind: what the run is
+/// made of is moved after it, once, to where it will stay.
+pub(crate) struct Site {
+    stack: Stack,
+    spot: Spot,
+    thread: ThreadToken,
+    scheduler: Scheduler,
+    local_set: Option<Rc<LocalSet>>,
+}
+
+impl Site {
+    /// Looks at this very place, which is `spot`, in the runtime of `handle`, and takes
+    /// a stack.
+    ///
+    /// # Panics
+    ///
+    /// If no tokio scheduler polls the caller, or there is no stack.
+    #[inline(always)]
+    pub(crate) fn here(handle: &Handle, spot: Spot, config: &Config) -> Site {
+        if must_end() {
+            throw_cancelled();
+        }
+        let Some(scheduler) = Scheduler::here(handle, spot) else {
+            refuse(NOT_POLLED_BY_TOKIO);
+        };
+        // The first call makes the mark by which the end of the thread is seen.
+        if !ambient::thread_is_alive() {
+            refuse(THREAD_IS_ENDING);
+        }
+        let thread = ThreadToken::current();
+        let local_set = (scheduler == Scheduler::BlockOn).then(Rc::default);
+        let stack_size = config.stack_size();
+        let stack = match pool::take(stack_size, overflow::watch) {
+            Ok(stack) => stack,
+            Err(error) => {
+                let whom = format!("`{}`", config.name);
+                panic!("{}", pool::complaint(stack_size, &whom, &error));
+            }
+        };
+        Site {
+            stack,
+            spot,
+            thread,
+            scheduler,
+            local_set,
+        }
+    }
+}
+
 /// A coroutine on the thread that it was started on.
 pub(crate) struct InPlace<T: 'static> {
     /// `None` when it has ended. What else drops it is `abandon`, and no drop glue
@@ -146,42 +198,25 @@ pub(crate) struct InPlace<T: 'static> {
 unsafe impl<T> Send for InPlace<T> {}
 
 impl<T: 'static> InPlace<T> {
-    /// Makes a coroutine of `f`, to be polled in this very place, which is
-    /// `spot`, by the runtime of `handle`.
-    ///
-    /// # Panics
-    ///
-    /// If no tokio scheduler polls the caller, or there is no stack.
+    /// Makes a coroutine of `f`, to be polled at `site`, by the runtime of `handle`.
     #[inline]
-    pub(crate) fn new<F>(handle: Handle, spot: Spot, config: Config, f: F) -> InPlace<T>
+    pub(crate) fn new<F>(site: Site, handle: Handle, config: Config, f: F) -> InPlace<T>
     where
         F: FnOnce() -> T + 'static,
     {
-        if must_end() {
-            throw_cancelled();
-        }
-        let Some(scheduler) = Scheduler::here(&handle, spot) else {
-            refuse(NOT_POLLED_BY_TOKIO);
-        };
-        // The first call makes the mark by which the end of the thread is seen.
-        if !ambient::thread_is_alive() {
-            refuse(THREAD_IS_ENDING);
-        }
-        let thread = ThreadToken::current();
-        let stack_size = config.stack_size();
-        let stack = match pool::take(stack_size, overflow::watch) {
-            Ok(stack) => stack,
-            Err(error) => {
-                let whom = format!("`{}`", config.name);
-                panic!("{}", pool::complaint(stack_size, &whom, &error));
-            }
-        };
+        let Site {
+            stack,
+            spot,
+            thread,
+            scheduler,
+            local_set,
+        } = site;
         let home = Home {
             resident: Cell::new(None),
             handle,
             scheduler,
             settings: config.settings,
-            local_set: (scheduler == Scheduler::BlockOn).then(Rc::default),
+            local_set,
         };
         let is_direct = scheduler == Scheduler::SingleThreaded && !watch::is_on();
         let header = |size| Header::new(config.name, Kind::Run, size, spot, thread, is_direct);

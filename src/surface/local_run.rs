@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::runtime::Handle;
 
 use super::builder::{Config, builder};
-use super::in_place::InPlace;
+use super::in_place::{InPlace, Site};
 use crate::ground::ambient::Spot;
 
 /// Runs plain code in the current task, on a coroutine of this thread.
@@ -138,9 +138,13 @@ where
                  `.await` it in a tokio task, or in the future of `block_on`"
             ),
         };
+        let State::New(config, _) = &self.state else {
+            return;
+        };
+        let spot = Spot::in_runtime(Some(handle.id()));
+        let site = Site::here(&handle, spot, config);
         if let State::New(config, f) = mem::replace(&mut self.state, State::Ended) {
-            let spot = Spot::in_runtime(Some(handle.id()));
-            self.state = State::Running(InPlace::new(handle, spot, config, f));
+            self.state = State::Running(InPlace::new(site, handle, config, f));
         }
     }
 }

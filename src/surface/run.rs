@@ -43,7 +43,7 @@ use tokio::task::{LocalKey, spawn_local};
 use tracing::dispatcher::set_default;
 
 use super::builder::{Config, builder};
-use super::in_place::InPlace;
+use super::in_place::{InPlace, Site};
 use super::metrics::Live;
 use super::reaper::Reaper;
 use super::workers::{self, Job, Refusal};
@@ -177,12 +177,19 @@ where
     fn start(&mut self) {
         let handle = Handle::try_current().ok();
         let spot = Spot::in_runtime(handle.as_ref().map(Handle::id));
+        let State::New(config, _) = &self.state else {
+            return;
+        };
+        let site = match &handle {
+            Some(handle) if is_single_threaded(handle, spot) => {
+                Some(Site::here(handle, spot, config))
+            }
+            _ => None,
+        };
         if let State::New(config, f) = mem::replace(&mut self.state, State::Ended) {
-            self.state = match handle {
-                Some(handle) if is_single_threaded(&handle, spot) => {
-                    State::InPlace(InPlace::new(handle, spot, config, f))
-                }
-                handle => State::Away(Away::start(handle, config, f)),
+            self.state = match (handle, site) {
+                (Some(handle), Some(site)) => State::InPlace(InPlace::new(site, handle, config, f)),
+                (handle, _) => State::Away(Away::start(handle, config, f)),
             };
         }
     }
@@ -436,7 +443,8 @@ where
             let (config, f, handle) = start.take().expect("a task starts once");
             // A panic here, for want of memory, is the caller's to see.
             let run = catch_unwind(AssertUnwindSafe(|| {
-                InPlace::new(handle, Spot::here(), config, f)
+                let site = Site::here(&handle, Spot::here(), &config);
+                InPlace::new(site, handle, config, f)
             }));
             match run {
                 Ok(run) => self.state = TaskState::Running(run),
