@@ -56,19 +56,27 @@ struct Pool {
     large: Vec<Stack>,
 }
 
-/// The stacks of one size.
+/// Where the stacks of one size come from.
 struct Class {
     slab: Slab,
-    /// Free, and taken first.
-    at_hand: Vec<Stack>,
-    /// The fewest that were at hand since it was last tidied up, or filled.
-    fewest: usize,
     shelf: Shelf,
+}
+
+/// The stacks of one size that are free, and taken first.
+struct Hand {
+    stacks: Vec<Stack>,
+    /// The fewest that there were since it was last tidied up, or filled.
+    fewest: usize,
     given: usize,
 }
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::new(Pool::new());
+
+    /// It has no destructor, so that nobody needs to ask whether it is still there. The
+    /// pool is there before the first stack is in it, and empties it at its end.
+    static HANDS: ManuallyDrop<[RefCell<Hand>; CLASSES.len()]> =
+        const { ManuallyDrop::new([const { RefCell::new(Hand::EMPTY) }; CLASSES.len()]) };
 }
 
 impl Pool {
@@ -76,24 +84,49 @@ impl Pool {
         Pool {
             classes: CLASSES.map(|size| Class {
                 slab: Slab::new(size),
-                at_hand: Vec::new(),
-                fewest: 0,
                 shelf: Shelf::default(),
-                given: 0,
             }),
             large: Vec::new(),
         }
     }
-}
 
-impl Pool {
+    fn take(&mut self, class: usize) -> io::Result<Stack> {
+        let Class { slab, shelf } = &mut self.classes[class];
+        with_hand(class, |hand| {
+            loop {
+                if let Some(stack) = shelf.take(TIDY_EVERY, &mut hand.stacks) {
+                    hand.fewest = hand.stacks.len();
+                    return Ok(stack);
+                }
+                match slab.cut() {
+                    // There is none to be had, but some are free.
+                    Err(_) if shelf.wait() => {}
+                    cut => return cut,
+                }
+            }
+        })
+    }
+
+    fn give(&mut self, stack: Stack) {
+        match class_of(stack.size()) {
+            Some(class) => {
+                let shelf = &self.classes[class].shelf;
+                with_hand(class, |hand| hand.give(stack, shelf));
+            }
+            None if self.large.len() < MOST_LARGE => self.large.push(stack),
+            None => end(stack),
+        }
+    }
+
     /// Unmaps what it has; where some of that is in use, the rest gives its memory back.
     fn end(&mut self) {
-        for class in &mut self.classes {
-            let mut free = mem::take(&mut class.at_hand);
-            free.append(&mut class.shelf.empty());
-            class.at_hand = class.slab.end(free);
-            class.fewest = class.at_hand.len();
+        for (index, class) in self.classes.iter_mut().enumerate() {
+            with_hand(index, |hand| {
+                let mut free = mem::take(&mut hand.stacks);
+                free.append(&mut class.shelf.empty());
+                hand.stacks = class.slab.end(free);
+                hand.fewest = hand.stacks.len();
+            });
         }
         self.large.drain(..).for_each(end);
     }
@@ -102,60 +135,74 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.end();
-        // What is left stays mapped, but nobody gets it any more.
-        let left = self
-            .classes
-            .iter_mut()
-            .flat_map(|class| class.at_hand.drain(..));
+        // What is left stays mapped, but nobody gets it any more. Nor is there room in
+        // the hands for what is still given.
+        let left = (0..CLASSES.len())
+            .flat_map(|class| with_hand(class, |hand| mem::take(&mut hand.stacks)));
         left.for_each(|stack| limit::release(stack.size()));
     }
 }
 
-impl Class {
+impl Hand {
+    const EMPTY: Hand = Hand {
+        stacks: Vec::new(),
+        fewest: 0,
+        given: 0,
+    };
+
     #[inline]
-    fn take_at_hand(&mut self) -> Option<Stack> {
-        let stack = self.at_hand.pop();
-        self.fewest = self.fewest.min(self.at_hand.len());
+    fn take(&mut self) -> Option<Stack> {
+        let stack = self.stacks.pop();
+        self.fewest = self.fewest.min(self.stacks.len());
         stack
     }
 
-    fn take_from_shelf(&mut self) -> io::Result<Stack> {
-        loop {
-            if let Some(stack) = self.shelf.take(TIDY_EVERY, &mut self.at_hand) {
-                self.fewest = self.at_hand.len();
-                return Ok(stack);
-            }
-            match self.slab.cut() {
-                // There is none to be had, but some are free.
-                Err(_) if self.shelf.wait() => {}
-                cut => return cut,
-            }
+    /// Takes the stack, if there is nothing else to do.
+    #[inline]
+    fn try_give(&mut self, stack: Stack) -> Result<(), Stack> {
+        let given = self.given.wrapping_add(1);
+        if self.stacks.len() == self.stacks.capacity() || given % TIDY_EVERY == 0 {
+            return Err(stack);
         }
+        self.given = given;
+        self.stacks.push(stack);
+        Ok(())
     }
 
-    #[inline]
-    fn give(&mut self, stack: Stack) {
-        self.at_hand.push(stack);
+    fn give(&mut self, stack: Stack, shelf: &Shelf) {
+        self.stacks.push(stack);
         self.given = self.given.wrapping_add(1);
         if self.given % TIDY_EVERY == 0 {
-            self.tidy_up();
+            self.tidy_up(shelf);
         }
     }
 
     /// Puts on the shelf what is too much, those first that have waited longest.
-    #[cold]
-    fn tidy_up(&mut self) {
+    fn tidy_up(&mut self, shelf: &Shelf) {
         if self.given % ROTATE_EVERY == 0 {
-            let index = self.given / ROTATE_EVERY % self.at_hand.len();
-            let stack = self.at_hand.swap_remove(index);
-            self.shelf.put_worn(stack);
+            let index = self.given / ROTATE_EVERY % self.stacks.len();
+            let stack = self.stacks.swap_remove(index);
+            shelf.put_worn(stack);
         }
         let too_many = self.fewest.saturating_sub(FEW);
         if too_many > 0 {
-            self.shelf.put(self.at_hand.drain(..too_many));
+            shelf.put(self.stacks.drain(..too_many));
         }
-        self.fewest = self.at_hand.len();
+        self.fewest = self.stacks.len();
     }
+}
+
+fn with_hand<R>(class: usize, f: impl FnOnce(&mut Hand) -> R) -> R {
+    HANDS.with(|hands| f(&mut hands[class].borrow_mut()))
+}
+
+/// The same without an unwind, which the callers would need to clean up after.
+#[inline(always)]
+fn try_with_hand<R>(class: usize, f: impl FnOnce(&mut Hand) -> R) -> Option<R> {
+    let try_with = |hands: &ManuallyDrop<[RefCell<Hand>; CLASSES.len()]>| {
+        Some(f(&mut *hands[class].try_borrow_mut().ok()?))
+    };
+    HANDS.try_with(try_with).ok().flatten()
 }
 
 /// Which class has stacks of this size.
@@ -173,11 +220,8 @@ fn class_of(size: usize) -> Option<usize> {
 /// `InvalidInput` for a size that cannot be meant.
 #[inline]
 pub(crate) fn take(size: usize, first: fn()) -> io::Result<Stack> {
-    let at_hand = class_of(size).and_then(|class| {
-        let take = |pool: &RefCell<Pool>| pool.borrow_mut().classes[class].take_at_hand();
-        POOL.try_with(take).ok().flatten()
-    });
-    match at_hand {
+    let at_hand = class_of(size).and_then(|class| try_with_hand(class, Hand::take));
+    match at_hand.flatten() {
         Some(stack) => Ok(stack),
         None => take_another(size, first),
     }
@@ -190,7 +234,7 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
         let mut pool = pool.borrow_mut();
         loop {
             let taken = match class_of(size) {
-                Some(class) => pool.classes[class].take_from_shelf(),
+                Some(class) => pool.take(class),
                 None => take_large(&mut pool.large, size),
             };
             if taken.is_ok() || size > LARGEST {
@@ -240,18 +284,29 @@ fn map(size: usize) -> io::Result<Stack> {
 /// Gives back a stack on which nothing runs any more.
 pub(crate) fn give(stack: Stack) {
     let mut stack = ManuallyDrop::new(Some(stack));
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if let Some(stack) = stack.take() {
-            match class_of(stack.size()) {
-                Some(class) => pool.classes[class].give(stack),
-                None if pool.large.len() < MOST_LARGE => pool.large.push(stack),
-                None => end(stack),
+    if let Some(class) = stack.as_ref().and_then(|stack| class_of(stack.size())) {
+        try_with_hand(class, |hand| {
+            if let Some(taken) = stack.take() {
+                *stack = hand.try_give(taken).err();
             }
+        });
+    }
+    if let Some(stack) = stack.take() {
+        give_to_pool(stack);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn give_to_pool(stack: Stack) {
+    let mut stack = Some(stack);
+    let _ = POOL.try_with(|pool| {
+        if let Some(stack) = stack.take() {
+            pool.borrow_mut().give(stack);
         }
     });
     // While the thread's locals are destroyed, nobody takes it.
-    if let Some(stack) = stack.take() {
+    if let Some(stack) = stack {
         end(stack);
     }
 }
@@ -276,6 +331,9 @@ pub(crate) fn end(stack: Stack) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use super::*;
 
     const KIB: usize = 1024;
@@ -286,11 +344,9 @@ mod tests {
 
     /// How many stacks of a size are free here: at hand, and on the shelf.
     fn free(size: usize) -> (usize, usize) {
-        POOL.with_borrow(|pool| {
-            let class = &pool.classes[class_of(size).unwrap()];
-            let (warm, cold) = class.shelf.count();
-            (class.at_hand.len(), warm + cold)
-        })
+        let class = class_of(size).unwrap();
+        let (warm, cold) = POOL.with_borrow(|pool| pool.classes[class].shelf.count());
+        (with_hand(class, |hand| hand.stacks.len()), warm + cold)
     }
 
     fn take_many(count: usize) -> Vec<Stack> {
@@ -366,7 +422,7 @@ mod tests {
             assert!(free(0).0 <= most);
         }
         // None at hand when it has just been tidied up, then many from the shelf at once.
-        let given = POOL.with_borrow(|pool| pool.classes[0].given);
+        let given = with_hand(0, |hand| hand.given);
         for stack in taken.drain(..TIDY_EVERY - given % TIDY_EVERY) {
             give(stack);
         }
@@ -395,5 +451,38 @@ mod tests {
         assert_eq!(free(0), (0, 0));
         give(take(0).unwrap());
         assert_eq!(free(0), (1, 0));
+    }
+
+    #[test]
+    fn when_the_pool_has_gone_a_stack_has_its_own_mapping_and_nobody_keeps_it() {
+        struct Last;
+        impl Drop for Last {
+            fn drop(&mut self) {
+                assert!(POOL.try_with(|_| ()).is_err(), "the pool is still there");
+                let left =
+                    (0..CLASSES.len()).map(|class| with_hand(class, |hand| hand.stacks.len()));
+                assert_eq!(left.sum::<usize>(), 0);
+                let stack = take(0).unwrap();
+                assert!(stack.has_mapping());
+                give(stack);
+                let room = with_hand(0, |hand| hand.stacks.capacity());
+                assert_eq!(room, 0);
+                DROPPED.store(true, Ordering::Relaxed);
+            }
+        }
+        thread_local! {
+            static LAST: Last = const { Last };
+        }
+        static DROPPED: AtomicBool = AtomicBool::new(false);
+
+        let used = thread::spawn(|| {
+            // What is made first is dropped last.
+            LAST.with(|_| ());
+            let used = take(0).unwrap();
+            take_many(2 * TIDY_EVERY).into_iter().for_each(give);
+            used
+        });
+        end(used.join().unwrap());
+        assert!(DROPPED.load(Ordering::Relaxed));
     }
 }
