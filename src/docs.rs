@@ -3,7 +3,8 @@
 //! Those whose code needs libraries are tested with them, in `tests/libraries`.
 //!
 //! Of two definitions of a link the first one counts: those of `links.md`, which lead to
-//! items, not those of the page, which lead to files.
+//! items, not those of the page, which lead to files. Without them, what tests report
+//! are the lines of the page.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "the pages are the documentation")]
 
@@ -12,27 +13,27 @@ pub mod comparison {}
 
 /// Problems, and code that solves them.
 pub mod cookbook {
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/concurrency.md")]
     pub mod concurrency {}
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/context.md")]
     pub mod context {}
     #[cfg(feature = "diesel")]
     #[doc = include_str!("../docs/cookbook/diesel.md")]
     pub mod diesel {}
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/escapes.md")]
     pub mod escapes {}
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
     #[cfg(all(feature = "ureq", not(doctest)))]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/http.md")]
     pub mod http {}
     #[cfg(all(feature = "io", not(doctest)))]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/io.md")]
     pub mod io {}
     #[doc = include_str!("../docs/cookbook/iterators.md")]
@@ -41,23 +42,23 @@ pub mod cookbook {
     #[doc = include_str!("../docs/cookbook/observing.md")]
     pub mod observing {}
     #[cfg(not(doctest))]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/recipes.md")]
     pub mod recipes {}
     #[cfg(feature = "axum")]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/serving.md")]
     pub mod serving {}
     #[doc = include_str!("../docs/cookbook/time.md")]
     pub mod time {}
     #[cfg(feature = "tracing")]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/tracing.md")]
     pub mod tracing {}
     #[doc = include_str!("../docs/cookbook/two_colours.md")]
     pub mod two_colours {}
     #[cfg(all(feature = "io", not(doctest)))]
-    #[doc = include_str!("links.md")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/websocket.md")]
     pub mod websocket {}
 }
@@ -68,6 +69,6 @@ pub mod design {}
 #[doc = include_str!("../docs/performance.md")]
 pub mod performance {}
 
-#[doc = include_str!("links.md")]
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../docs/pitfalls.md")]
 pub mod pitfalls {}

@@ -1,6 +1,6 @@
 // Of two definitions of a link the first one counts: these, not those of the README,
 // which lead to files.
-#![doc = include_str!("links.md")]
+#![cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
