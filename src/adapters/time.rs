@@ -297,6 +297,32 @@ impl BlockingInterval {
     /// # Panics
     ///
     /// As [`await_sync`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use greenhack::time;
+    ///
+    /// /// Asks until there is an answer, and says after how many minutes it came.
+    /// fn poll(mut ask: impl FnMut() -> Option<u64>) -> (u64, u64) {
+    ///     let mut ticks = time::interval(Duration::from_secs(60));
+    ///     let start = ticks.tick();
+    ///     loop {
+    ///         let now = ticks.tick();
+    ///         if let Some(answer) = ask() {
+    ///             return (answer, (now - start).as_secs() / 60);
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let mut answers = [None, None, Some(42)].into_iter();
+    /// let run = greenhack::run_sync(move || poll(|| answers.next().flatten()));
+    /// assert_eq!(run.await, (42, 3));
+    /// # });
+    /// ```
     #[track_caller]
     pub fn tick(&mut self) -> Instant {
         can_wait(

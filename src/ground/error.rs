@@ -116,6 +116,27 @@ impl<F> NotAwaited<F> {
     }
 
     /// Whether the caller is inside [`on_thread_stack`](crate::on_thread_stack).
+    ///
+    /// # Examples
+    ///
+    /// A library that would rather do without than fail:
+    ///
+    /// ```
+    /// use greenhack::{on_thread_stack, try_await_sync};
+    ///
+    /// fn exchange_rate() -> Option<u32> {
+    ///     match try_await_sync(async { 7 }) {
+    ///         Ok(rate) => Some(rate),
+    ///         Err(refused) if refused.is_on_thread_stack() => None,
+    ///         Err(refused) => panic!("{refused}"),
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let run = greenhack::run_sync(|| (exchange_rate(), on_thread_stack(exchange_rate)));
+    /// assert_eq!(run.await, (Some(7), None));
+    /// # });
+    /// ```
     pub fn is_on_thread_stack(&self) -> bool {
         matches!(self.refusal, Refusal::OnThreadStack)
     }

@@ -37,6 +37,27 @@ pub fn builder() -> Builder {
 ///
 /// What a run has on its thread needs no setting: the code itself gives it a
 /// thread-local context, with [`with_ambient`](crate::with_ambient).
+///
+/// # Examples
+///
+/// The settings of all runs that print, in one place:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// fn printing(name: &'static str) -> greenhack::Builder {
+///     greenhack::builder()
+///         .name(name)
+///         .stack_size(4 << 20)
+///         .cleanup_budget(Duration::from_secs(60))
+/// }
+///
+/// # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+/// let menu = printing("menu").run_sync(|| "soup, rice".to_owned());
+/// let bill = printing("bill").run_sync(|| [4, 3].iter().sum::<u32>());
+/// assert_eq!((menu.await.len(), bill.await), (10, 7));
+/// # });
+/// ```
 #[derive(Default)]
 #[must_use = "a builder does nothing until `run_sync` or `run_sync_local` is called"]
 pub struct Builder {
@@ -113,10 +134,37 @@ impl Builder {
     /// # Examples
     ///
     /// ```
+    /// use std::future::pending;
     /// use std::time::Duration;
     ///
-    /// let builder = greenhack::builder().cleanup_budget(Duration::from_secs(60));
-    /// assert!(format!("{builder:?}").contains("60s"));
+    /// use greenhack::{await_in_drop, await_sync, builder};
+    /// use tokio::sync::oneshot;
+    /// use tokio::time::{Instant, timeout};
+    ///
+    /// /// Says goodbye to a peer that may have gone.
+    /// struct Session(Option<oneshot::Sender<bool>>);
+    ///
+    /// impl Drop for Session {
+    ///     fn drop(&mut self) {
+    ///         let said = await_in_drop(pending::<()>()).is_some();
+    ///         self.0.take().unwrap().send(said).unwrap();
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let start = Instant::now();
+    /// let (tell, told) = oneshot::channel();
+    /// let run = builder()
+    ///     .cleanup_budget(Duration::from_secs(2))
+    ///     .run_sync(|| {
+    ///         let _session = Session(Some(tell));
+    ///         await_sync(pending::<()>());
+    ///     });
+    /// assert!(timeout(Duration::from_secs(1), run).await.is_err());
+    /// // It has given up when its budget was over.
+    /// assert_eq!(told.await, Ok(false));
+    /// assert_eq!(start.elapsed().as_secs(), 3);
+    /// # });
     /// ```
     pub fn cleanup_budget(mut self, budget: Duration) -> Self {
         self.settings().cleanup_budget = budget;
@@ -186,6 +234,35 @@ impl Builder {
 
     /// Runs `f` as [`run_sync_local`](crate::run_sync_local) does, with these
     /// settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    ///
+    /// use greenhack::builder;
+    /// use tokio::task::{spawn_local, yield_now};
+    ///
+    /// # tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
+    /// let menu = Rc::new(["soup", "rice"]);
+    /// let orders: Vec<_> = (0..100)
+    ///     .map(|n| {
+    ///         let menu = menu.clone();
+    ///         // There are many, and they need little.
+    ///         let run = builder().stack_size(64 * 1024).run_sync_local(move || {
+    ///             greenhack::await_sync(yield_now());
+    ///             menu[n % 2]
+    ///         });
+    ///         spawn_local(run)
+    ///     })
+    ///     .collect();
+    /// let mut soups = 0;
+    /// for order in orders {
+    ///     soups += usize::from(order.await.unwrap() == "soup");
+    /// }
+    /// assert_eq!(soups, 50);
+    /// # });
+    /// ```
     pub fn run_sync_local<F, T>(self, f: F) -> LocalRun<F, T>
     where
         F: FnOnce() -> T + 'static,

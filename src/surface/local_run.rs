@@ -76,6 +76,41 @@ where
 }
 
 /// The future of [`run_sync_local`].
+///
+/// # Examples
+///
+/// As a task of a `LocalRuntime`, which is cancelled:
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::future::pending;
+/// use std::rc::Rc;
+///
+/// use greenhack::{await_sync, run_sync_local};
+/// use tokio::task::{spawn_local, yield_now};
+///
+/// struct Table(Rc<Cell<u32>>);
+///
+/// impl Drop for Table {
+///     fn drop(&mut self) {
+///         self.0.set(self.0.get() - 1);
+///     }
+/// }
+///
+/// # tokio::runtime::LocalRuntime::new().unwrap().block_on(async {
+/// let taken = Rc::new(Cell::new(1));
+/// let table = Table(taken.clone());
+/// let guest = spawn_local(run_sync_local(move || {
+///     let _table = table;
+///     await_sync(pending::<()>());
+/// }));
+/// yield_now().await;
+/// assert_eq!(taken.get(), 1);
+/// guest.abort();
+/// assert!(guest.await.unwrap_err().is_cancelled());
+/// assert_eq!(taken.get(), 0);
+/// # });
+/// ```
 #[must_use = "futures do nothing unless you `.await` or poll them"]
 pub struct LocalRun<F, T: 'static> {
     state: State<F, T>,

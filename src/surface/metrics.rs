@@ -13,7 +13,30 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 ///
 /// # Examples
 ///
-/// See [`metrics`](super::workers::metrics).
+/// As Prometheus reads them:
+///
+/// ```
+/// use greenhack::workers::{self, Metrics};
+///
+/// fn gauges(metrics: &Metrics) -> String {
+///     let mut text = format!("runs_queued {}\n", metrics.queued());
+///     for (worker, live) in metrics.live_per_worker().iter().enumerate() {
+///         text += &format!("runs_live{{worker=\"{worker}\"}} {live}\n");
+///     }
+///     text + &format!("runs_started_total {}\n", metrics.started())
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// // There are no workers yet.
+/// assert_eq!(gauges(&workers::metrics()), "runs_queued 0\nruns_started_total 0\n");
+///
+/// workers::Builder::new().threads(1).start()?;
+/// # let runtime = tokio::runtime::Builder::new_multi_thread().build()?;
+/// let page = runtime.block_on(greenhack::run_sync(|| gauges(&workers::metrics())));
+/// assert_eq!(page, "runs_queued 0\nruns_live{worker=\"0\"} 1\nruns_started_total 1\n");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) queued: usize,

@@ -88,6 +88,47 @@ pub(crate) type Side<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// Where closures are started that may borrow from the caller of
 /// [`scope`](crate::scope), which waits for them.
+///
+/// # Examples
+///
+/// A function that starts closures in the scope of its caller:
+///
+/// ```
+/// use std::cell::RefCell;
+///
+/// use greenhack::{Scope, await_sync, scope};
+/// use tokio::task::yield_now;
+///
+/// /// A tree of files, of which a directory has children.
+/// enum Entry {
+///     File(&'static str),
+///     Directory(Vec<Entry>),
+/// }
+///
+/// fn visit<'scope>(
+///     s: &'scope Scope<'scope, '_>,
+///     entry: &'scope Entry,
+///     names: &'scope RefCell<Vec<&'static str>>,
+/// ) {
+///     match entry {
+///         Entry::Directory(entries) => entries.iter().for_each(|entry| visit(s, entry, names)),
+///         Entry::File(name) => {
+///             s.spawn(|| {
+///                 await_sync(yield_now());
+///                 names.borrow_mut().push(name);
+///             });
+///         }
+///     }
+/// }
+///
+/// let menus = Entry::Directory(vec![
+///     Entry::File("lunch"),
+///     Entry::Directory(vec![Entry::File("dinner"), Entry::File("supper")]),
+/// ]);
+/// let names = RefCell::new(Vec::new());
+/// scope(|s| visit(s, &menus, &names));
+/// assert_eq!(names.into_inner(), ["lunch", "dinner", "supper"]);
+/// ```
 pub struct Scope<'scope, 'env: 'scope> {
     pub(super) nursery: Nursery,
     // Invariant, as in `std::thread::Scope`.

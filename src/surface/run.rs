@@ -119,6 +119,27 @@ where
 }
 
 /// The future of [`run_sync`].
+///
+/// # Examples
+///
+/// Wait for it in parts, and drop it to cancel it:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use greenhack::{run_sync, time};
+/// use tokio::time::timeout;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+/// let minute = Duration::from_secs(60);
+/// let mut soup = run_sync(move || time::sleep(minute * 5 / 2));
+/// let mut apologies = 0;
+/// while timeout(minute, &mut soup).await.is_err() {
+///     apologies += 1;
+/// }
+/// assert_eq!(apologies, 2);
+/// # });
+/// ```
 #[must_use = "futures do nothing unless you `.await` or poll them"]
 pub struct Run<F, T: 'static> {
     state: State<F, T>,

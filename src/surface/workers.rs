@@ -163,6 +163,29 @@ impl Builder {
     /// That is final, so that no run gets workers that are not as they were set:
     /// `start` fails from then on, with `Other`, and a run that needs workers panics.
     /// Runs in place need none.
+    ///
+    /// # Examples
+    ///
+    /// At the beginning of `main`:
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use greenhack::{run_sync, workers};
+    ///
+    /// fn main() -> io::Result<()> {
+    ///     workers::Builder::new().threads(2).start()?;
+    ///     // Too late for others:
+    ///     let again = workers::Builder::new().threads(4).start();
+    ///     assert_eq!(again.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    ///
+    ///     tokio::runtime::Runtime::new()?.block_on(async {
+    ///         assert_eq!(run_sync(|| "served").await, "served");
+    ///     });
+    ///     assert_eq!(workers::metrics().live_per_worker().len(), 2);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn start(self) -> io::Result<()> {
         let mut result = None;
         let pool = POOL.get_or_init(|| match Pool::start(&self) {

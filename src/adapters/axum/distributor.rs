@@ -140,6 +140,51 @@ impl<L: Listener<Io: Movable>> Distributor<L> {
     /// # Panics
     ///
     /// If it is 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::serve::Listener;
+    /// use greenhack::axum::Distributor;
+    /// use greenhack::workers;
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    /// use tokio::net::{TcpListener, TcpStream};
+    /// use tokio::task::spawn_local;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// let distributor = Distributor::new(listener).max_connections(1);
+    /// let (address, connections) = (distributor.local_addr()?, distributor.connections());
+    /// let _workers = workers::Builder::new().threads(2).run_each({
+    ///     let connections = connections.clone();
+    ///     move |_worker| {
+    ///         let mut listener = connections.listener();
+    ///         async move {
+    ///             loop {
+    ///                 let (mut stream, _address) = listener.accept().await;
+    ///                 let greeting = connections.live() as u8;
+    ///                 spawn_local(async move {
+    ///                     stream.write_u8(greeting).await.unwrap();
+    ///                     // Until the client goes.
+    ///                     let _ = stream.read_u8().await;
+    ///                 });
+    ///             }
+    ///         }
+    ///     }
+    /// })?;
+    /// tokio::spawn(distributor.run());
+    ///
+    /// // The system lets the second connect, but it is not accepted before the first has gone.
+    /// let mut first = TcpStream::connect(address).await?;
+    /// let mut second = TcpStream::connect(address).await?;
+    /// assert_eq!(first.read_u8().await?, 1);
+    /// assert_eq!(connections.live(), 1);
+    /// drop(first);
+    /// assert_eq!(second.read_u8().await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn max_connections(mut self, count: usize) -> Self {
         assert!(
@@ -242,7 +287,46 @@ impl<L: Listener<Io: Movable>> Drop for Open<L> {
 ///
 /// # Examples
 ///
-/// See [`Distributor`].
+/// ```
+/// use axum::serve::Listener;
+/// use greenhack::axum::Distributor;
+/// use greenhack::workers;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::net::{TcpListener, TcpStream};
+/// use tokio::sync::watch;
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let distributor = Distributor::new(TcpListener::bind("127.0.0.1:0").await?);
+/// let address = distributor.local_addr()?;
+/// let connections = distributor.connections();
+/// let (close, closed) = watch::channel(false);
+/// let workers = workers::Builder::new().threads(2).run_each({
+///     let connections = connections.clone();
+///     move |_worker| {
+///         let (mut listener, mut closed) = (connections.listener(), closed.clone());
+///         async move {
+///             let (mut stream, _address) = listener.accept().await;
+///             stream.write_all(b"!").await.unwrap();
+///             closed.wait_for(|closed| *closed).await.unwrap();
+///         }
+///     }
+/// })?;
+/// let distribute = tokio::spawn(distributor.run());
+///
+/// let mut clients = [TcpStream::connect(address).await?, TcpStream::connect(address).await?];
+/// for client in &mut clients {
+///     client.read_u8().await?;
+/// }
+/// assert_eq!(connections.live(), 2);
+/// assert_eq!(connections.live_per_worker(), [1, 1]);
+/// close.send_replace(true);
+/// workers.await;
+/// assert_eq!(connections.live(), 0);
+/// # distribute.abort();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Connections<L: Listener<Io: Movable>>(Arc<Shared<L>>);
 
 impl<L: Listener<Io: Movable>> Connections<L> {

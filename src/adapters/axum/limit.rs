@@ -143,6 +143,38 @@ impl RequestLimit {
 
     /// Sets how many requests may wait; those that come then are shed. With 0
     /// nothing waits.
+    ///
+    /// # Examples
+    ///
+    /// One limit for all, in which some routes are more patient than others:
+    ///
+    /// ```
+    /// use axum::body::Body;
+    /// use axum::extract::Request;
+    /// use axum::{Router, routing::get};
+    /// use greenhack::axum::RequestLimit;
+    /// # use tower_service::Service;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+    /// let soup = async || {
+    ///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    ///     "soup"
+    /// };
+    /// let limit = RequestLimit::new(1);
+    /// let orders = Router::new().route("/order", get(soup)).layer(limit.clone());
+    /// let reports = Router::new().route("/report", get(soup)).layer(limit.max_waiting(0));
+    /// let app = orders.merge(reports);
+    /// # async fn ask(app: Router, path: &str) -> u16 {
+    /// #     let mut app = app.into_service::<Body>();
+    /// #     let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+    /// #     app.call(request).await.unwrap().status().as_u16()
+    /// # }
+    /// # let ask = |path| ask(app.clone(), path);
+    ///
+    /// let answers = tokio::join!(biased; ask("/order"), ask("/order"), ask("/report"));
+    /// assert_eq!(answers, (200, 200, 503));
+    /// # });
+    /// ```
     pub fn max_waiting(mut self, count: usize) -> Self {
         self.max_waiting = count;
         self

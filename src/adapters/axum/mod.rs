@@ -137,6 +137,44 @@ where
 }
 
 /// What [`serve`] returns: a server, to be set up and awaited.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::get};
+/// use greenhack::workers;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::net::{TcpListener, TcpStream};
+///
+/// #[greenhack::entry]
+/// fn soup() -> String {
+///     format!("soup, by {}", std::thread::current().name().unwrap_or_default())
+/// }
+///
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let server = greenhack::axum::serve(listener, Router::new().route("/", get(soup)))
+///     .with_workers(workers::Builder::new().threads(2).thread_name("kitchen"))
+///     .max_connections(10_000)
+///     .stall_limit(Duration::from_millis(50));
+/// // What is needed of it, before it is awaited.
+/// let (address, connections) = (server.local_addr()?, server.connections());
+/// let server = tokio::spawn(server.into_future());
+///
+/// let mut client = TcpStream::connect(address).await?;
+/// client.write_all(b"GET / HTTP/1.1\r\nHost: it\r\n\r\n").await?;
+/// let mut answer = [0; 1024];
+/// let length = client.read(&mut answer).await?;
+/// let answer = String::from_utf8_lossy(&answer[..length]);
+/// assert!(answer.contains("soup, by kitchen-"), "{answer}");
+/// assert_eq!(connections.live(), 1);
+/// # server.abort();
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is served until this is awaited"]
 pub struct Serve<L: Listener<Io: Movable>, M, S> {
     distributor: Distributor<L>,

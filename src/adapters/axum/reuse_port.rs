@@ -83,6 +83,24 @@ impl ReusePort {
     ///
     /// The system's: `AddrInUse` if somebody listens there already who does not
     /// share the port, or who is another user.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use greenhack::axum::ReusePort;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> std::io::Result<()> {
+    /// let port = ReusePort::bind(([127, 0, 0, 1], 0).into())?;
+    /// let address = port.local_addr();
+    /// // As many as there are workers.
+    /// let listeners = [port.listen()?, port.listen()?];
+    /// assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+    /// // Nobody gets it who does not share it.
+    /// assert!(std::net::TcpListener::bind(address).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn bind(address: SocketAddr) -> io::Result<ReusePort> {
         let socket = bind(address)?;
         Ok(ReusePort {

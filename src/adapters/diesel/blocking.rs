@@ -282,6 +282,25 @@ impl<C: AsyncConnection, V: Verb> LoadConnection for Blocking<C, V> {
 /// The rows of a query, each of which is waited for when it is asked for.
 ///
 /// Diesel's `load_iter` makes it. Dropped early, the rest is discarded.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "diesel-sqlite")] {
+/// use diesel::connection::DefaultLoadingMode;
+/// use diesel::prelude::*;
+/// use diesel::sql_types::Integer;
+/// use greenhack::diesel::SqliteConnection;
+///
+/// diesel::define_sql_function!(fn abs(number: Integer) -> Integer);
+///
+/// let mut conn = SqliteConnection::establish(":memory:").unwrap();
+/// let query = diesel::select(abs(-4)).union_all(diesel::select(abs(3)));
+/// let rows = query.load_iter::<i32, DefaultLoadingMode>(&mut conn).unwrap();
+/// let prices = rows.collect::<QueryResult<Vec<_>>>();
+/// assert_eq!(prices, Ok(vec![4, 3]));
+/// # }
+/// ```
 pub struct Rows<'conn, S, V> {
     stream: Pin<Box<S>>,
     broken: &'conn mut bool,

@@ -198,6 +198,34 @@ impl BodyWriter {
     /// Makes a cancellation of the run an error of the call that waits, instead
     /// of an unwind, see the [module](super#cancellation) and
     /// [`SyncIoBridge`](super::SyncIoBridge::cancel_as_error).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// use futures::StreamExt;
+    /// use greenhack::io::{body_local, is_cancelled};
+    /// use tokio::sync::oneshot;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (tell, told) = oneshot::channel();
+    /// let mut export = body_local(|out| {
+    ///     out.cancel_as_error().set_chunk_size(4);
+    ///     let error = loop {
+    ///         if let Err(error) = out.write_all(b"soup") {
+    ///             break error;
+    ///         }
+    ///     };
+    ///     tell.send(is_cancelled(&error)).unwrap();
+    ///     Err(error)
+    /// });
+    /// // The client reads a little, and goes.
+    /// assert_eq!(export.next().await.unwrap().unwrap(), "soup");
+    /// drop(export);
+    /// assert_eq!(told.await, Ok(true));
+    /// # });
+    /// ```
     pub fn cancel_as_error(&mut self) -> &mut Self {
         self.cancel_as_error = true;
         self

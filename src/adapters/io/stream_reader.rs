@@ -119,6 +119,32 @@ impl<S, B> StreamReader<S, B> {
     /// Makes a cancellation of the run an error of the call that waits, instead
     /// of an unwind, see the [module](super#cancellation) and
     /// [`SyncIoBridge`](super::SyncIoBridge::cancel_as_error).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::BufRead;
+    ///
+    /// use futures::{StreamExt, stream};
+    /// use greenhack::io::{StreamReader, is_cancelled};
+    /// use greenhack::run_sync_local;
+    /// use tokio::sync::oneshot;
+    /// use tokio::task::yield_now;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let (tell, told) = oneshot::channel();
+    /// // One line has come, and the client is silent.
+    /// let upload = stream::iter([Ok::<_, &str>(&b"soup\n"[..])]).chain(stream::pending());
+    /// let run = run_sync_local(|| {
+    ///     let mut lines = StreamReader::new(upload).cancel_as_error().lines();
+    ///     let first = lines.next().unwrap().unwrap();
+    ///     let error = lines.next().unwrap().unwrap_err();
+    ///     tell.send((first, is_cancelled(&error))).unwrap();
+    /// });
+    /// tokio::select! { biased; () = run => {}, () = yield_now() => {} }
+    /// assert_eq!(told.await.unwrap(), ("soup".to_owned(), true));
+    /// # });
+    /// ```
     pub fn cancel_as_error(mut self) -> Self {
         self.cancel_as_error = true;
         self

@@ -67,6 +67,19 @@ pub struct BlockingStream<S> {
 
 impl<S: Unpin> BlockingStream<S> {
     /// Gives the stream back, with the items that are left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures::{StreamExt, stream};
+    /// use greenhack::stream::blocking_iter;
+    ///
+    /// let mut lines = blocking_iter(stream::iter(["dish,price", "soup,4", "rice,3"]));
+    /// let head = lines.next();
+    /// // Async code takes the rest.
+    /// let rest = greenhack::await_sync(lines.into_inner().count());
+    /// assert_eq!((head, rest), (Some("dish,price"), 2));
+    /// ```
     pub fn into_inner(self) -> S {
         *Pin::into_inner(self.stream)
     }
