@@ -96,6 +96,31 @@ where
 }
 
 /// The run of a closure given to [`nested`], as a future.
+///
+/// # Examples
+///
+/// A function that sets the context of whatever plain code is given to it:
+///
+/// ```
+/// use greenhack::{Nested, await_sync, nested};
+/// use tokio::task::yield_now;
+///
+/// tokio::task_local! {
+///     static TENANT: u32;
+/// }
+///
+/// async fn as_tenant<R>(tenant: u32, run: Nested<'_, R>) -> R {
+///     TENANT.scope(tenant, run).await
+/// }
+///
+/// let orders = ["soup", "rice"];
+/// let report = || {
+///     await_sync(yield_now());
+///     format!("tenant {} has {} orders", TENANT.get(), orders.len())
+/// };
+/// let report = nested(report, async |run| as_tenant(7, run).await);
+/// assert_eq!(report, "tenant 7 has 2 orders");
+/// ```
 #[must_use = "futures do nothing unless you `.await` or poll them"]
 pub struct Nested<'scope, R> {
     nursery: &'scope Nursery,

@@ -837,6 +837,35 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Connection<Io> {
 /// Implemented for tokio's `TcpStream` and `UnixStream`, and for nothing else: a
 /// stream of TLS can't leave the runtime of the stream below it, and is made on
 /// the worker.
+///
+/// # Examples
+///
+/// An app behind a proxy, on a Unix socket:
+///
+/// ```
+/// # #[cfg(unix)]
+/// # #[tokio::main]
+/// # async fn main() -> std::io::Result<()> {
+/// use axum::{Router, routing::get};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::net::{UnixListener, UnixStream};
+///
+/// # let path = std::env::temp_dir().join(format!("greenhack-movable-{}", std::process::id()));
+/// let listener = UnixListener::bind(&path)?;
+/// let app = Router::new().route("/", get(|| greenhack::run_sync(|| "soup")));
+/// let server = tokio::spawn(greenhack::axum::serve(listener, app).into_future());
+///
+/// let mut proxy = UnixStream::connect(&path).await?;
+/// proxy.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+/// let mut answer = String::new();
+/// proxy.read_to_string(&mut answer).await?;
+/// assert!(answer.ends_with("\r\n\r\nsoup"), "{answer}");
+/// # server.abort();
+/// # std::fs::remove_file(path)
+/// # }
+/// # #[cfg(not(unix))]
+/// # fn main() {}
+/// ```
 pub trait Movable: sealed::Detach {}
 
 impl Movable for TcpStream {}
