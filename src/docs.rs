@@ -1,12 +1,12 @@
 //! The pages of `docs/`.
 //!
 //! Those whose code needs libraries are tested with them, in `tests/libraries`.
-//!
-//! Of two definitions of a link the first one counts: those of `links.md`, which lead to
-//! items, not those of the page, which lead to files. Without them, what tests report
-//! are the lines of the page.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "the pages are the documentation")]
+
+// Of two definitions of a link the first one counts: those of `links.md`, which lead to
+// items, not those of the page, which lead to files. Tests go without, so that they
+// report lines of the page.
 
 #[doc = include_str!("../docs/comparison.md")]
 pub mod comparison {}

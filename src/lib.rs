@@ -1,5 +1,5 @@
 // Of two definitions of a link the first one counts: these, not those of the README,
-// which lead to files.
+// which lead to files. Tests go without, so that they report lines of the README.
 #![cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
