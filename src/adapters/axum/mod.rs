@@ -145,12 +145,12 @@ where
 ///
 /// use axum::{Router, routing::get};
 /// use greenhack::workers;
-/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 /// use tokio::net::{TcpListener, TcpStream};
 ///
 /// #[greenhack::entry]
 /// fn soup() -> String {
-///     format!("soup, by {}", std::thread::current().name().unwrap_or_default())
+///     format!("soup, by {}\n", std::thread::current().name().unwrap_or_default())
 /// }
 ///
 /// # #[tokio::main]
@@ -166,10 +166,14 @@ where
 ///
 /// let mut client = TcpStream::connect(address).await?;
 /// client.write_all(b"GET / HTTP/1.1\r\nHost: it\r\n\r\n").await?;
-/// let mut answer = [0; 1024];
-/// let length = client.read(&mut answer).await?;
-/// let answer = String::from_utf8_lossy(&answer[..length]);
-/// assert!(answer.contains("soup, by kitchen-"), "{answer}");
+/// let mut lines = BufReader::new(client).lines();
+/// let soup = loop {
+///     let line = lines.next_line().await?.expect("there is soup");
+///     if line.starts_with("soup") {
+///         break line;
+///     }
+/// };
+/// assert!(soup.starts_with("soup, by kitchen-"), "{soup}");
 /// assert_eq!(connections.live(), 1);
 /// # server.abort();
 /// # Ok(())
