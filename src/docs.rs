@@ -39,6 +39,7 @@ pub mod cookbook {
     #[doc = include_str!("../docs/cookbook/iterators.md")]
     pub mod iterators {}
     #[cfg(feature = "macros")]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/observing.md")]
     pub mod observing {}
     #[cfg(not(doctest))]
