@@ -108,7 +108,7 @@ pub(crate) struct Header {
     stuck: Cell<bool>,
     /// The suspended stack is in the middle of an unwind.
     unwinding: Cell<bool>,
-    /// Its scheduler keeps to the thread, and polls it directly.
+    /// See [`is_direct`](Header::is_direct).
     is_direct: bool,
     /// There are entries in `mounts`.
     is_mounting: Cell<bool>,
@@ -135,8 +135,7 @@ pub(crate) struct Header {
     hidden: Cell<Hidden>,
     stack_size: usize,
     name: Cow<'static, str>,
-    /// Whether it notes when its waits begin, and when the last did.
-    takes_times: bool,
+    /// When its last wait began, if it notes that.
     since: Cell<Option<Instant>>,
     /// Where it writes the account that it is asked for.
     account: Cell<*mut Account>,
@@ -158,17 +157,17 @@ impl Header {
         thread: ThreadToken,
         is_direct: bool,
     ) -> Header {
-        let takes_times = TAKES_TIMES.load(Ordering::Relaxed);
+        let is_observed = OBSERVED.load(Ordering::Relaxed);
         Header {
             yielder: Cell::new(ptr::null()),
             pending: Cell::new(None),
             spot: Cell::new(spot),
             thread,
             wait: Cell::new(Wait::Unwind),
-            attention: Cell::new(takes_times),
+            attention: Cell::new(is_observed),
             stuck: Cell::new(false),
             unwinding: Cell::new(false),
-            is_direct,
+            is_direct: is_direct && !is_observed,
             is_mounting: Cell::new(false),
             no_suspend: Cell::new(false),
             has_suspended: Cell::new(false),
@@ -183,7 +182,6 @@ impl Header {
             hidden: Cell::new(Hidden::NONE),
             stack_size,
             name,
-            takes_times,
             since: Cell::new(None),
             account: Cell::new(ptr::null_mut()),
             mounts: Mounts::new(),
@@ -289,7 +287,7 @@ impl Header {
     /// Whether a wait may begin in a run that needs attention.
     #[cold]
     fn may_wait(&self, wait: Wait) -> bool {
-        if self.takes_times {
+        if TAKES_TIMES.load(Ordering::Relaxed) {
             self.since.set(Some(Instant::now()));
         }
         if wait == Wait::Scope || !self.cancelled.get() {
@@ -571,7 +569,7 @@ impl Header {
     }
 
     /// Whether its scheduler keeps to this thread, and polls it directly: neither
-    /// a `LocalSet` nor a scope is in between.
+    /// a `LocalSet` nor a scope is in between, and nobody observes it.
     #[inline(always)]
     pub(crate) fn is_direct(&self) -> bool {
         self.is_direct
@@ -638,12 +636,21 @@ impl Header {
     }
 }
 
-/// Whether new coroutines note when their waits begin.
+/// Whether there is more to do for new coroutines than what is cheap.
+static OBSERVED: AtomicBool = AtomicBool::new(false);
+
+/// Whether coroutines note when their waits begin.
 static TAKES_TIMES: AtomicBool = AtomicBool::new(false);
+
+/// Lets coroutines that are made from now on be polled [otherwise](Header::is_direct).
+pub(crate) fn observe() {
+    OBSERVED.store(true, Ordering::Relaxed);
+}
 
 /// Lets coroutines that are made from now on note when their waits begin, or no longer.
 pub(crate) fn take_times(on: bool) {
     TAKES_TIMES.store(on, Ordering::Relaxed);
+    observe();
 }
 
 /// Leaves a wait that was cancelled. Each frame that is left takes the system's unwinder

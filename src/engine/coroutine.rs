@@ -133,7 +133,7 @@ impl<T, X> Coroutine<T, X> {
             switch: ManuallyDrop::new(switch),
             owners,
             drop_panic: Cell::new(None),
-            resident: Resident::new(kind, ask::<T, X>),
+            resident: Resident::new(ask::<T, X>),
         };
         // SAFETY: the attic is that of the coroutine's own stack, so nobody else
         // has it (I7).
@@ -142,7 +142,7 @@ impl<T, X> Coroutine<T, X> {
         let resident = unsafe { &raw const (*block).resident };
         // SAFETY: the block is there until the coroutine has ended, at which it leaves
         // the list, and for ever if it is leaked (I7).
-        unsafe { residents::arrive(resident) };
+        unsafe { residents::arrive(resident, kind) };
         Coroutine {
             // SAFETY: an attic is not at null.
             block: unsafe { NonNull::new_unchecked(block) },
@@ -339,7 +339,7 @@ impl<T, X> Coroutine<T, X> {
         if outcome.is_some() {
             header.set_ended();
             // SAFETY: as above.
-            unsafe { &(*self.block.as_ptr()).resident }.leave();
+            unsafe { &(*self.block.as_ptr()).resident }.leave(header.kind());
         }
         outcome
     }

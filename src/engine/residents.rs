@@ -33,30 +33,23 @@ pub(crate) struct Resident {
     newer: Cell<*const Resident>,
     older: Cell<*const Resident>,
     ask: Ask,
-    kind: Kind,
 }
 
 impl Resident {
+    /// The place of what is made next, for [`arrive`].
     #[inline]
-    pub(crate) fn new(kind: Kind, ask: Ask) -> Resident {
+    pub(crate) fn new(ask: Ask) -> Resident {
         Resident {
             newer: Cell::new(ptr::null()),
-            older: Cell::new(ptr::null()),
+            older: Cell::new(NEWEST.get()),
             ask,
-            kind,
         }
-    }
-
-    /// The stand-in for the switch makes the children of a scope on the thread of their
-    /// caller's coroutine, and ends them on that of the task.
-    fn is_listed(&self) -> bool {
-        !cfg!(greenhack_threads) || self.kind == Kind::Run
     }
 
     /// Takes the coroutine off the list, which has ended.
     #[inline]
-    pub(crate) fn leave(&self) {
-        if !self.is_listed() {
+    pub(crate) fn leave(&self, kind: Kind) {
+        if !is_listed(kind) {
             return;
         }
         let (newer, older) = (self.newer.get(), self.older.get());
@@ -69,13 +62,19 @@ impl Resident {
         if let Some(older) = unsafe { older.as_ref() } {
             older.newer.set(newer);
         }
-        if self.kind == Kind::Run {
+        if kind == Kind::Run {
             LIVE.set(LIVE.get() - 1);
         }
     }
 }
 
-/// Puts a coroutine on the list that was made on this thread.
+/// The stand-in for the switch makes the children of a scope on the thread of their
+/// caller's coroutine, and ends them on that of the task.
+fn is_listed(kind: Kind) -> bool {
+    !cfg!(greenhack_threads) || kind == Kind::Run
+}
+
+/// Puts a coroutine on the list that was just made on this thread.
 ///
 /// # Safety
 ///
@@ -83,19 +82,18 @@ impl Resident {
 ///   if it does not.
 /// - The pointer must be one that its `ask` can be called with.
 #[inline]
-pub(crate) unsafe fn arrive(resident: *const Resident) {
-    // SAFETY: the caller's; it is there.
-    let this = unsafe { &*resident };
-    if !this.is_listed() {
+pub(crate) unsafe fn arrive(resident: *const Resident, kind: Kind) {
+    if !is_listed(kind) {
         return;
     }
-    let older = NEWEST.replace(resident);
-    this.older.set(older);
+    // SAFETY: the caller's; it is there.
+    let this = unsafe { &*resident };
+    NEWEST.set(resident);
     // SAFETY: it is in the list (A1).
-    if let Some(older) = unsafe { older.as_ref() } {
+    if let Some(older) = unsafe { this.older.get().as_ref() } {
         older.newer.set(resident);
     }
-    if this.kind == Kind::Run {
+    if kind == Kind::Run {
         LIVE.set(LIVE.get() + 1);
     }
 }

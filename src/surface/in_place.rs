@@ -218,7 +218,7 @@ impl<T: 'static> InPlace<T> {
             settings: config.settings,
             local_set,
         };
-        let is_direct = scheduler == Scheduler::SingleThreaded && !watch::is_on();
+        let is_direct = scheduler == Scheduler::SingleThreaded;
         let header = |size| Header::new(config.name, Kind::Run, size, spot, thread, is_direct);
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use super::dump::Stack;
 use crate::engine::account::Account;
+use crate::engine::context;
 use crate::ground::error::discard;
 use crate::ground::report;
 
@@ -68,6 +69,7 @@ pub fn report_blocking(limit: Option<Duration>) {
     let in_millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
     LIMIT.store(limit.map_or(0, in_millis), Ordering::Relaxed);
     if limit.is_some() {
+        context::observe();
         // It may sleep, if there was no limit before. If it is behind, it looks soon.
         let _ = watch().try_send(News::Limit);
     }
