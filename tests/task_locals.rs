@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 use futures::{FutureExt, StreamExt, stream};
 use greenhack::stream::{blocking_iter, generate, generate_local};
 use greenhack::{await_sync, builder, run_sync, run_sync_local};
-use support::{Fixture, Log, Place, in_each_place, on_drop, signal};
+use support::{Fixture, Log, Place, in_each_place, on_drop, signal, text};
 use tokio::task::yield_now;
 
 tokio::task_local! {
@@ -19,6 +19,7 @@ tokio::task_local! {
     static CELL: Cell<u32>;
     static NESTED: u32;
     static TRACKED: Tracked;
+    static LENT: u32;
 }
 
 const RUNS: u32 = 500;
@@ -101,6 +102,23 @@ fn over_the_hop_only_named_keys_are_carried() {
             assert_eq!(both.await, (Some(1), Some(2)));
         }),
     ));
+}
+
+#[test]
+fn a_value_that_is_lent_in_a_wait_panics_where_the_run_is_awaited() {
+    let fixture = Fixture::new(Place::Worker);
+    fixture.block_on(LENT.scope(1, async {
+        let (mark, is_dropped) = signal();
+        let run = builder().carry(&LENT).run_sync(move || {
+            let _mark = mark;
+            LENT.with(|_| await_sync(yield_now()));
+        });
+        let payload = AssertUnwindSafe(run).catch_unwind().await.unwrap_err();
+        let message = text(&*payload);
+        assert!(message.contains("borrowed"), "{message}");
+        is_dropped.wait().await;
+        assert_eq!(run_sync(|| 7).await, 7);
+    }));
 }
 
 #[test]

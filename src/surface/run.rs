@@ -32,10 +32,10 @@ use std::future::Future;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use futures::future::LocalBoxFuture;
+use futures::future::{FutureExt, LocalBoxFuture};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{LocalKey, spawn_local};
@@ -52,8 +52,8 @@ use crate::engine::coroutine::Outcome;
 #[cfg(feature = "tracing")]
 use crate::engine::spans::scoped_default;
 use crate::ground::ambient::{Spot, is_single_threaded};
-use crate::ground::error::discard;
-use crate::ground::sync::Mutex;
+use crate::ground::error::{Payload, discard};
+use crate::ground::sync::{Mutex, MutexGuard};
 
 /// Runs plain code as part of the current task, on a coroutine.
 ///
@@ -258,7 +258,10 @@ where
             f,
             sender,
         };
-        let job = Arc::new(Unstarted(Mutex::new(Some(start))));
+        let job = Arc::new(Unstarted {
+            start: Mutex::new(Some(start)),
+            panic: Mutex::new(None),
+        });
         if let Err(refusal) = workers::push(job.clone()) {
             let name = job
                 .take()
@@ -284,8 +287,11 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         match Pin::new(&mut self.outcome).poll(cx) {
             Poll::Ready(Ok(outcome)) => Poll::Ready(outcome),
-            // The workers have been shut down.
-            Poll::Ready(Err(_)) => throw_cancelled(),
+            Poll::Ready(Err(_)) => match lock(&self.job.panic).take() {
+                Some(payload) => Poll::Ready(Err(payload)),
+                // The workers have been shut down.
+                None => throw_cancelled(),
+            },
             Poll::Pending => {
                 self.hand_over(cx);
                 Poll::Pending
@@ -328,7 +334,11 @@ impl<F, T> Drop for Away<F, T> {
 }
 
 /// A run on its way to a worker.
-struct Unstarted<F, T>(Mutex<Option<Start<F, T>>>);
+struct Unstarted<F, T> {
+    start: Mutex<Option<Start<F, T>>>,
+    /// The panic of what is around the run there.
+    panic: Mutex<Option<Payload>>,
+}
 
 struct Start<F, T> {
     config: Config,
@@ -340,11 +350,12 @@ struct Start<F, T> {
 
 impl<F, T> Unstarted<F, T> {
     fn take(&self) -> Option<Start<F, T>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take()
+        lock(&self.start).take()
     }
+}
+
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<F, T> Job for Unstarted<F, T>
@@ -352,7 +363,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    fn start(&self) {
+    fn start(self: Arc<Self>) {
         let Some(start) = self.take() else {
             return;
         };
@@ -368,12 +379,15 @@ where
             spawn_local(task);
         } else {
             let task: LocalBoxFuture<'static, ()> = Box::pin(task);
-            spawn_local(
-                start
-                    .carried
-                    .into_iter()
-                    .fold(task, |task, value| value.scope(task)),
-            );
+            let carried = start.carried.into_iter();
+            let mut task = carried.fold(task, |task, value| value.scope(task));
+            spawn_local(async move {
+                // A scope panics if its value is lent when a poll ends. The caller hears of
+                // it before the task is dropped, and the sender with it.
+                if let Err(payload) = AssertUnwindSafe(&mut task).catch_unwind().await {
+                    *lock(&self.panic) = Some(payload);
+                }
+            });
         }
     }
 }

@@ -283,7 +283,7 @@ pub fn metrics() -> Metrics {
 /// A run that has not started.
 pub(crate) trait Job: Send + Sync {
     /// Starts it on this worker, unless it was cancelled.
-    fn start(&self);
+    fn start(self: Arc<Self>);
 }
 
 /// Why the workers take no jobs.
@@ -410,7 +410,7 @@ fn work(shared: &Arc<Shared>, index: usize, started: Started) {
                 queue.poll_pull(index, STARTS_PER_TICK, has_started, cx)
             });
             match pull.await {
-                Pulled::Jobs(jobs) => jobs.iter().for_each(|job| job.start()),
+                Pulled::Jobs(jobs) => jobs.into_iter().for_each(|job| job.start()),
                 Pulled::Later => {
                     yield_now().await;
                     continue;
