@@ -29,6 +29,7 @@ pub use engine::mounts::Ambient;
 pub use ground::error::{Cancelled, NotAwaited};
 pub use ground::report::leaked_runs;
 pub use memory::limit::limit_stack_memory;
+pub use memory::measure::{StackUse, measure_stacks, stack_use};
 pub use surface::await_sync::{
     AwaitExt, await_in_drop, await_or_cancelled, await_sync, in_context, is_cancelled,
     try_await_sync,

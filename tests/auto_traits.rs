@@ -9,7 +9,8 @@ use greenhack::guard::{Exit, Guard, Teardown};
 use greenhack::stream::{BlockingStream, Yielder, generate, generate_local, try_generate};
 use greenhack::time::BlockingInterval;
 use greenhack::{
-    Builder, Cancelled, LocalRun, Nested, NotAwaited, Run, Scope, ScopedJoinHandle, workers,
+    Builder, Cancelled, LocalRun, Nested, NotAwaited, Run, Scope, ScopedJoinHandle, StackUse,
+    workers,
 };
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 
@@ -45,6 +46,7 @@ assert_not_impl_any!(NotAwaited<Rc<u8>>: Send, Sync);
 assert_impl_all!(Builder: Send, Sync, Unpin);
 assert_impl_all!(workers::Builder: Send, Sync, Unpin, Clone);
 assert_impl_all!(workers::Metrics: Send, Sync, Unpin, Clone);
+assert_impl_all!(StackUse: Send, Sync, Unpin, Clone);
 assert_impl_all!(Cancelled: Send, Sync, Unpin, Copy);
 
 // Iterators are as good as their streams, and never pinned.

@@ -49,6 +49,7 @@ use crate::ground::ambient::{Moved, Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, Refusal, discard};
 use crate::ground::switch::Yielder;
 use crate::ground::unwind::{self, Hidden};
+use crate::memory::measure::{self, Measured};
 
 /// How often a cancellation is thrown at code that swallows it.
 const MOST_THROWS: u32 = 32;
@@ -445,6 +446,18 @@ impl Header {
     /// The size of its stack, in bytes.
     pub(crate) fn stack_size(&self) -> usize {
         self.stack_size
+    }
+
+    /// Measures its stack by this name, if that has its turn.
+    ///
+    /// # Safety
+    ///
+    /// The coroutine must not have run yet.
+    #[cold]
+    pub(crate) unsafe fn measure(&self, name: &str) -> Option<Measured> {
+        // SAFETY: the header is in the attic of the stack, and nothing has run there,
+        // by the caller.
+        unsafe { measure::begin(ptr::from_ref(self).addr(), self.stack_size, name) }
     }
 
     /// The slot of the future that the suspended coroutine waits for.

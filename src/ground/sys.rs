@@ -5,8 +5,10 @@
 //! kept on cores (`no_sys.rs`), and faults are not explained.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -202,13 +204,52 @@ impl Drop for Pages {
 
 /// Gives the memory of a range back. It reads as zeros from then on.
 ///
+/// Returns whether the system has taken it. If not, the memory just stays.
+///
 /// # Safety
 ///
 /// The range must be whole pages of a [`Mapping`], and nothing may live in it.
-pub(crate) unsafe fn discard(start: usize, bytes: usize) {
+pub(crate) unsafe fn discard(start: usize, bytes: usize) -> bool {
     let range = ptr::with_exposed_provenance_mut(start);
-    // SAFETY: the caller's. If the system refuses, the memory just stays.
-    unsafe { libc::madvise(range, bytes, libc::MADV_DONTNEED) };
+    // SAFETY: the caller's.
+    unsafe { libc::madvise(range, bytes, libc::MADV_DONTNEED) == 0 }
+}
+
+/// Returns the start of the lowest page between two addresses that was ever touched, or
+/// `end` if none was. It touches none.
+///
+/// `mincore` needs no file, but takes a page that was swapped out for one that was never
+/// touched, and the deepest pages of a stack that waits are the first to go.
+///
+/// # Errors
+///
+/// If the system doesn't tell.
+pub(crate) fn lowest_touched(start: usize, end: usize) -> io::Result<usize> {
+    /// What the system says of one page.
+    const ENTRY: usize = size_of::<u64>();
+    /// It is in memory, or was swapped out.
+    const TOUCHED: u64 = 1 << 63 | 1 << 62;
+
+    // It may have been opened by a parent that has forked, whose pages it tells: so it is
+    // not kept open.
+    let map = File::open("/proc/self/pagemap")?;
+    let page = page();
+    let mut entries = [0; 512 * ENTRY];
+    let (mut next, last) = (start / page, end.div_ceil(page));
+    while next < last {
+        let count = (last - next).min(entries.len() / ENTRY);
+        let entries = &mut entries[..count * ENTRY];
+        map.read_exact_at(entries, (next * ENTRY) as u64)?;
+        let is_touched = |entry: &[u8]| {
+            let entry = entry.try_into().map_or(0, u64::from_ne_bytes);
+            entry & TOUCHED != 0
+        };
+        if let Some(index) = entries.chunks_exact(ENTRY).position(is_touched) {
+            return Ok((next + index) * page);
+        }
+        next += count;
+    }
+    Ok(end)
 }
 
 /// The size of a page, in bytes.

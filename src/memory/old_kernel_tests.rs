@@ -21,7 +21,7 @@ use tokio::task::{spawn_local, yield_now};
 use super::pool;
 use crate::ground::switch::{ATTIC, Stack};
 use crate::ground::sys::{has_guard_markers, most_mappings, old_kernel};
-use crate::{await_sync, builder};
+use crate::{await_sync, builder, measure_stacks, stack_use};
 
 const KIB: usize = 1024;
 const SIZE: usize = 64 * KIB;
@@ -424,4 +424,62 @@ fn flags_at(maps: &str, address: usize) -> &str {
     });
     let flags = lines.find_map(|line| line.strip_prefix("VmFlags: "));
     flags.expect("the stack is mapped")
+}
+
+/// Measures runs of these names, one after the other, on the same stack. Returns those of
+/// which it was told how much they have used.
+fn measure(names: &[&'static str]) -> Vec<String> {
+    measure_stacks(1);
+    LocalRuntime::new().unwrap().block_on(async {
+        for &name in names {
+            let run = builder().stack_size(SIZE).name(name);
+            // More than a page, so that one below the topmost is touched.
+            let used = run.run_sync_local(|| black_box([1_u8; 8 * KIB])[KIB]).await;
+            assert_eq!(used, 1);
+        }
+    });
+    stack_use()
+        .iter()
+        .map(|one| one.name().to_owned())
+        .collect()
+}
+
+#[test]
+fn nothing_is_measured_where_all_advice_is_refused() {
+    let name = "nothing_is_measured_where_all_advice_is_refused";
+    let output = in_child(name, || {
+        old_kernel::refuse_advice(libc::EPERM);
+        assert!(measure(&["one", "other"]).is_empty());
+    });
+    succeeds(&output);
+}
+
+// The sanitizer has large locals elsewhere.
+#[cfg(not(greenhack_sanitizer))]
+#[test]
+fn what_was_used_before_is_not_measured_where_any_advice_is_taken_and_none_followed() {
+    let name = "what_was_used_before_is_not_measured_where_any_advice_is_taken_and_none_followed";
+    let output = in_child(name, || {
+        // No error.
+        old_kernel::refuse_advice(0);
+        assert_eq!(measure(&["new", "used"]), ["new"]);
+    });
+    succeeds(&output);
+}
+
+// The sanitizer lets nobody lock memory.
+#[cfg(not(greenhack_sanitizer))]
+#[test]
+fn nothing_is_measured_in_locked_memory() {
+    let name = "nothing_is_measured_in_locked_memory";
+    let output = in_child(name, || {
+        // SAFETY: it changes nothing but where memory is.
+        let locked = unsafe { libc::mlockall(libc::MCL_FUTURE) };
+        if locked != 0 || take(SIZE).is_err() {
+            eprintln!("left out: this process may not lock its memory");
+            return;
+        }
+        assert!(measure(&["one", "other"]).is_empty());
+    });
+    succeeds(&output);
 }

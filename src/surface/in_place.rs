@@ -15,7 +15,7 @@
 //!   `block_on`; a stack that is suspended in either breaks tokio's books. So
 //!   the run is polled in a `LocalSet` of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::mem::ManuallyDrop;
 use std::pin::pin;
@@ -35,6 +35,7 @@ use crate::engine::coroutine::{Coroutine, Outcome};
 use crate::engine::overflow;
 use crate::ground::ambient::{self, Spot, ThreadToken};
 use crate::ground::switch::Stack;
+use crate::memory::measure::{self, Measured};
 use crate::memory::pool;
 
 /// What polls a coroutine, each in its own way.
@@ -79,9 +80,28 @@ pub(crate) struct Home {
     pub(crate) scheduler: Scheduler,
     /// What it was told, if not the default.
     settings: Option<Box<Settings>>,
+    /// What most runs don't have, so that they have one thing to look at. Only a poll
+    /// clones it, for as long as it lasts.
+    extras: OnceCell<Rc<Extras>>,
+}
+
+#[derive(Default)]
+struct Extras {
     /// What the coroutine is polled in, if not directly. Only ever set where
     /// the future that owns this is not `Send`.
-    local_set: Option<Rc<LocalSet>>,
+    local_set: Option<LocalSet>,
+    /// Its stack is measured until it has ended.
+    measured: OnceCell<Measured>,
+}
+
+impl Extras {
+    #[cold]
+    fn with_local_set() -> Rc<Extras> {
+        Rc::new(Extras {
+            local_set: Some(LocalSet::new()),
+            measured: OnceCell::new(),
+        })
+    }
 }
 
 impl Home {
@@ -90,6 +110,20 @@ impl Home {
         self.settings
             .as_deref()
             .map_or(DEFAULT_BUDGET, |settings| settings.cleanup_budget)
+    }
+
+    /// Measures the stack of its coroutine, if that has its turn.
+    ///
+    /// # Safety
+    ///
+    /// The header must be that of the coroutine, which must not have run yet.
+    #[cold]
+    #[inline(never)]
+    unsafe fn measure(&self, header: &Header) {
+        // SAFETY: the caller's.
+        if let Some(measured) = unsafe { header.measure(header.name()) } {
+            let _ = self.extras.get_or_init(Rc::default).measured.set(measured);
+        }
     }
 
     /// Takes the run off the worker's list.
@@ -142,7 +176,7 @@ pub(crate) struct Site {
     spot: Spot,
     thread: ThreadToken,
     scheduler: Scheduler,
-    local_set: Option<Rc<LocalSet>>,
+    extras: OnceCell<Rc<Extras>>,
 }
 
 impl Site {
@@ -165,7 +199,10 @@ impl Site {
             refuse(THREAD_IS_ENDING);
         }
         let thread = ThreadToken::current();
-        let local_set = (scheduler == Scheduler::BlockOn).then(Rc::default);
+        let extras = match scheduler {
+            Scheduler::BlockOn => OnceCell::from(Extras::with_local_set()),
+            _ => OnceCell::new(),
+        };
         let stack_size = config.stack_size();
         let stack = match pool::take(stack_size, overflow::watch) {
             Ok(stack) => stack,
@@ -179,7 +216,7 @@ impl Site {
             spot,
             thread,
             scheduler,
-            local_set,
+            extras,
         }
     }
 }
@@ -194,7 +231,8 @@ pub(crate) struct InPlace<T: 'static> {
 // SAFETY: the coroutine is touched by `poll`, and by the reaper, which both
 // compare the thread first (I2). What remains, moving it and leaking it, may
 // happen anywhere. There is a `local_set` only in a `LocalRun`, which is not
-// `Send`. A `T` is made and handed out on the coroutine's thread only.
+// `Send`, and between two polls nobody else has the `extras`. A `T` is made and
+// handed out on the coroutine's thread only.
 unsafe impl<T> Send for InPlace<T> {}
 
 impl<T: 'static> InPlace<T> {
@@ -209,19 +247,23 @@ impl<T: 'static> InPlace<T> {
             spot,
             thread,
             scheduler,
-            local_set,
+            extras,
         } = site;
         let home = Home {
             resident: Cell::new(None),
             handle,
             scheduler,
             settings: config.settings,
-            local_set,
+            extras,
         };
         let is_direct = scheduler == Scheduler::SingleThreaded;
         let header = |size| Header::new(config.name, Kind::Run, size, spot, thread, is_direct);
         // SAFETY: `f` and `T` are `'static`.
         let coroutine = unsafe { Coroutine::new(stack, header, home, f) };
+        if measure::is_on() {
+            // SAFETY: the coroutine has just been made.
+            unsafe { coroutine.owners().measure(coroutine.header()) };
+        }
         InPlace {
             coroutine: ManuallyDrop::new(Some(coroutine)),
         }
@@ -324,7 +366,8 @@ fn must_end() -> bool {
 #[cold]
 fn poll_otherwise<T>(coroutine: &mut Coroutine<T, Home>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
     let watched = watch::is_on().then(|| watch::begin(coroutine.header().owned_name()));
-    let poll = match coroutine.owners().local_set.clone() {
+    let extras = coroutine.owners().extras.get().cloned();
+    let poll = match extras.as_ref().and_then(|extras| extras.local_set.as_ref()) {
         Some(local_set) => {
             let polled = poll_fn(|cx| coroutine.poll_at(Spot::here(), cx));
             pin!(local_set.run_until(polled)).poll(cx)

@@ -44,7 +44,8 @@
 //!   for the caller, and the wait goes on. No panic leaves the poll of a child,
 //!   whose owner would drop it.
 
-use std::cell::{Cell, RefCell};
+use std::borrow::Cow;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Write};
@@ -72,7 +73,11 @@ use crate::engine::overflow;
 use crate::ground::ambient::{Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, discard, keep_first};
 use crate::ground::nobody;
+use crate::memory::measure::{self, Measured};
 use crate::memory::pool;
+
+/// The name of a child.
+const NAME: &str = "a closure of a scope";
 
 /// How often children are polled in place where the caller can't wait.
 const A_LITTLE: usize = 64;
@@ -140,6 +145,8 @@ pub struct Scope<'scope, 'env: 'scope> {
 pub(crate) struct Nursery {
     /// What closures have for stacks, in bytes.
     stack_size: usize,
+    /// By what name their stacks are measured.
+    measured_as: Cow<'static, str>,
     /// Children that the driver has not yet seen.
     incoming: RefCell<Vec<Child>>,
     /// A child that a future beside the others polls.
@@ -189,7 +196,6 @@ impl<'scope> Scope<'scope, '_> {
 
     #[track_caller]
     fn child(&'scope self, f: impl FnOnce() + 'scope) -> Child {
-        const NAME: &str = "a closure of a scope";
         let size = self.nursery.stack_size;
         let stack = match pool::take(size, overflow::watch) {
             Ok(stack) => stack,
@@ -199,7 +205,14 @@ impl<'scope> Scope<'scope, '_> {
         let header = |size| Header::new(NAME.into(), Kind::Child, size, spot, thread, false);
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
-        let coroutine = unsafe { Coroutine::new(stack, header, (), f) };
+        let coroutine = unsafe { Coroutine::new(stack, header, OnceCell::new(), f) };
+        if measure::is_on() {
+            let name = &self.nursery.measured_as;
+            // SAFETY: it is the header of a coroutine that has not run yet.
+            if let Some(measured) = unsafe { coroutine.header().measure(name) } {
+                let _ = coroutine.owners().set(measured);
+            }
+        }
         Child {
             coroutine,
             orders: Rc::default(),
@@ -314,6 +327,10 @@ where
             stack_size: match &caller {
                 Caller::Run(header) => header.stack_size(),
                 Caller::Thread(_) => pool::DEFAULT_SIZE,
+            },
+            measured_as: match &caller {
+                Caller::Run(header) if measure::is_on() => header.owned_name(),
+                _ => NAME.into(),
             },
             incoming: RefCell::default(),
             lent: RefCell::default(),
@@ -616,7 +633,7 @@ impl Future for Driver<'_> {
 
 /// One coroutine of a scope.
 struct Child {
-    coroutine: Coroutine<(), ()>,
+    coroutine: Coroutine<(), OnceCell<Measured>>,
     orders: Rc<Orders>,
     /// The coroutine has heard of its cancellation.
     is_told: bool,
