@@ -128,7 +128,7 @@ mod without_frames {
 
     /// Nothing.
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Trace;
+    pub(crate) struct Trace(());
 
     impl Trace {
         pub(super) fn take(&mut self, _stack: Range<usize>, _frame: usize) {}
