@@ -550,8 +550,9 @@ mod backtraces {
             let mut run = run_sync_local(outer);
             assert!(poll!(&mut run).is_pending());
             let frames = frames(&who_asks());
-            assert!(frames[0].ends_with("backtraces::inner"), "{frames:#?}");
-            assert!(frames[1].ends_with("backtraces::outer"), "{frames:#?}");
+            // With line tables alone, what is inlined has no path.
+            assert!(frames[0].ends_with("inner"), "{frames:#?}");
+            assert!(frames[1].ends_with("outer"), "{frames:#?}");
             let asks = frames.iter().any(|frame| frame.contains("who_asks"));
             assert!(!asks && frames.len() < 8, "{frames:#?}");
             run.await;

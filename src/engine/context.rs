@@ -51,6 +51,10 @@ use crate::ground::switch::Yielder;
 use crate::ground::unwind::{self, Hidden};
 use crate::memory::measure::{self, Measured};
 
+/// The file of this code, by which its frames are known.
+#[cfg(feature = "backtrace")]
+pub(crate) const FILE: &str = file!();
+
 /// How often a cancellation is thrown at code that swallows it.
 const MOST_THROWS: u32 = 32;
 

@@ -68,6 +68,10 @@ use crate::ground::report;
 use crate::ground::switch::{ATTIC, Stack, Switch, Yielder};
 use crate::memory::pool;
 
+/// The file of this code, by which its frames are known.
+#[cfg(feature = "backtrace")]
+pub(crate) const FILE: &str = file!();
+
 /// What became of the closure.
 pub(crate) type Outcome<T> = Result<T, Payload>;
 

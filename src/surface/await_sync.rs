@@ -16,6 +16,10 @@ use crate::ground::ambient::Moved;
 use crate::ground::error::{Cancelled, NotAwaited, Refusal};
 use crate::ground::report;
 
+/// The file of this code, by which its frames are known.
+#[cfg(feature = "backtrace")]
+pub(crate) const FILE: &str = file!();
+
 /// Suspends the calling plain function until `future` is ready, and returns its
 /// output.
 ///
