@@ -45,6 +45,7 @@ use std::time::Instant;
 use super::account::{Account, Condition};
 use super::mounts::{Base, Entry, FirstPanic, Mounts};
 use super::pending::{End, Pollable, Slot};
+use super::spans::Unnamed;
 use crate::ground::ambient::{Moved, Spot, ThreadToken};
 use crate::ground::error::{Cancelled, Payload, Refusal, discard};
 use crate::ground::switch::Yielder;
@@ -224,7 +225,7 @@ impl Header {
         self.wait.set(wait);
         self.suspend();
         while self.pending.get().is_some() {
-            self.give_account(pointer.addr(), location);
+            self.give_account(location);
             self.suspend();
         }
         match slot {
@@ -258,14 +259,15 @@ impl Header {
         }
     }
 
-    /// Tells of the wait whose slot is at `slot`, for [`ask`](Self::ask).
+    /// Tells of the wait of the frame that calls this, for [`ask`](Self::ask). It must not
+    /// unwind: the slot is in that frame.
     #[cold]
     #[inline(never)]
-    fn give_account(&self, slot: usize, location: &'static Location<'static>) {
+    fn give_account(&self, location: &'static Location<'static>) {
         let account = self.account.replace(ptr::null_mut());
         // SAFETY: `ask` has set it to an account that it has borrowed, and waits.
         if let Some(account) = unsafe { account.as_mut() } {
-            account.take(slot, location);
+            account.take(location);
         }
     }
 
@@ -417,9 +419,9 @@ impl Header {
         self.name.clone()
     }
 
-    /// The names of the spans that the suspended coroutine holds open.
-    pub(crate) fn span_names(&self) -> Vec<&'static str> {
-        self.mounts.spans.names()
+    /// The spans that the suspended coroutine holds open.
+    pub(crate) fn spans(&self) -> Unnamed {
+        self.mounts.spans.exited()
     }
 
     pub(crate) fn condition(&self) -> Condition {
@@ -533,9 +535,9 @@ impl Header {
         self.has_suspended.set(true);
     }
 
-    /// Since when it waits, if that was noted.
+    /// Since when it waits, if it does and that was noted.
     pub(crate) fn since(&self) -> Option<Instant> {
-        self.since.get()
+        self.since.get().filter(|_| self.is_waiting())
     }
 
     /// Whether it is suspended in a wait, and so can be asked for an account.
@@ -551,12 +553,14 @@ impl Header {
                 CURRENT.set(self.0);
             }
         }
+        account.trace.prepare();
         self.account.set(account);
         let hidden = self.swap_unwinds_in();
         let outer = Restore(CURRENT.replace(self));
         resume();
         drop(outer);
         self.swap_unwinds_out(hidden);
+        account.trace.finish();
     }
 
     #[inline(always)]

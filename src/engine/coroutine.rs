@@ -186,7 +186,9 @@ impl<T, X> Coroutine<T, X> {
         // SAFETY: as above.
         let resident = unsafe { &raw const (*self.block.as_ptr()).resident };
         // SAFETY: it is of this type, and owned by this, which is on its thread (I2).
-        unsafe { ask::<T, X>(resident) }
+        let mut account = unsafe { ask::<T, X>(resident) };
+        account.name_spans();
+        account
     }
 
     /// Whether this is the thread that the coroutine was made on (I2).

@@ -109,6 +109,8 @@ pub(crate) fn accounts() -> Vec<Account> {
         accounts.push(unsafe { (resident.ask)(next) });
         next = resident.older.get();
     }
+    // That calls code of others, which may end some of them.
+    accounts.iter_mut().for_each(Account::name_spans);
     accounts.reverse();
     accounts
 }

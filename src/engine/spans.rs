@@ -34,10 +34,10 @@
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "tracing")]
-pub(crate) use enabled::{Base, Spans, scoped_default};
+pub(crate) use enabled::{Base, Spans, Unnamed, scoped_default};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use disabled::{Base, Spans};
+pub(crate) use disabled::{Base, Spans, Unnamed};
 
 #[cfg(feature = "tracing")]
 mod enabled {
@@ -90,6 +90,25 @@ mod enabled {
         covered: Vec<Id>,
         /// The exited spans, innermost first. Empty during the poll.
         ids: Vec<Id>,
+    }
+
+    /// Spans that were exited, innermost first, each with its subscriber.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Unnamed(Vec<(Dispatch, Vec<Id>)>);
+
+    impl Unnamed {
+        /// Their names, outermost first, where the subscriber has a registry. Calls code
+        /// of others, in their subscribers and where the last reference to a span goes.
+        pub(crate) fn into_names(self) -> Vec<&'static str> {
+            let names = self.0.iter().flat_map(|(dispatch, ids)| {
+                let registry = registry(dispatch);
+                ids.iter().rev().filter_map(move |id| {
+                    let span = registry?.span_data(id)?;
+                    Some(span.metadata().name())
+                })
+            });
+            names.collect()
+        }
     }
 
     /// What was current when the poll began.
@@ -159,20 +178,16 @@ mod enabled {
             }
         }
 
-        /// The names of those that were exited, outermost first, where the subscriber
-        /// has a registry.
-        pub(crate) fn names(&self) -> Vec<&'static str> {
+        /// Those that were exited. Calls no code of others.
+        pub(crate) fn exited(&self) -> Unnamed {
             let Ok(held) = self.held.try_borrow() else {
-                return Vec::new();
+                return Unnamed::default();
             };
-            let names = held.open.iter().flat_map(|open| {
-                let registry = registry(&open.owner.dispatch);
-                open.ids.iter().rev().filter_map(move |id| {
-                    let span = registry?.span_data(id)?;
-                    Some(span.metadata().name())
-                })
-            });
-            names.collect()
+            let open = held.open.iter();
+            Unnamed(
+                open.map(|open| (open.owner.dispatch.clone(), open.ids.clone()))
+                    .collect(),
+            )
         }
 
         /// Exits the coroutine's spans.
@@ -538,6 +553,16 @@ mod disabled {
 
     pub(crate) struct Base;
 
+    /// Nothing.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Unnamed;
+
+    impl Unnamed {
+        pub(crate) fn into_names(self) -> Vec<&'static str> {
+            Vec::new()
+        }
+    }
+
     impl Base {
         pub(crate) fn new() -> Base {
             Base
@@ -549,8 +574,8 @@ mod disabled {
             Spans
         }
 
-        pub(crate) fn names(&self) -> Vec<&'static str> {
-            Vec::new()
+        pub(crate) fn exited(&self) -> Unnamed {
+            Unnamed
         }
 
         #[inline(always)]
