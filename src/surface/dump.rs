@@ -44,7 +44,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
 #[cfg(feature = "backtrace")]
 use super::frames::text;
@@ -113,15 +113,14 @@ pub fn this_thread() -> Thread {
 /// ```
 pub async fn all(limit: Duration) -> Dump {
     let this = ThreadToken::current();
-    let doors = doors().iter().map(Door::ask).collect::<Vec<_>>();
-    let mut threads = Vec::new();
-    if !doors.iter().any(|door| door.thread == this) {
-        threads.push(this_thread());
-    }
+    let others = |door: &&Door| door.thread != this;
+    let asked: Vec<_> = doors().iter().filter(others).map(Door::ask).collect();
+    let mut threads = vec![this_thread()];
     // On a runtime that has a timer, and is not that of the caller.
     let answers = outside::process_runtime().spawn(async move {
-        let deadline = Instant::now() + limit;
-        for mut door in doors {
+        // However large the limit is, this is a moment.
+        let deadline = sleep(limit).deadline();
+        for mut door in asked {
             match timeout_at(deadline, &mut door.answer).await {
                 Ok(Ok(thread)) => threads.push(thread),
                 // The worker has just ended.
@@ -176,7 +175,7 @@ pub struct Dump {
 }
 
 impl Dump {
-    /// Returns the threads: first the one that has asked, if it is no worker.
+    /// Returns the threads: first the one that has asked.
     pub fn threads(&self) -> &[Thread] {
         &self.threads
     }
@@ -298,7 +297,8 @@ impl Stack {
         &self.account.spans
     }
 
-    /// Returns how many bytes of it are in use, if it waits.
+    /// Returns how many bytes of it are in use, if it waits. (Code that waits on a stack of
+    /// its own, as that of crates on `stacker` may, is elsewhere.)
     pub fn used(&self) -> Option<usize> {
         self.account.stack_used
     }
@@ -386,7 +386,6 @@ struct Door {
 
 /// A worker that was asked.
 struct Asked {
-    thread: ThreadToken,
     name: String,
     answer: tokio::task::JoinHandle<Thread>,
 }
@@ -394,7 +393,6 @@ struct Asked {
 impl Door {
     fn ask(&self) -> Asked {
         Asked {
-            thread: self.thread,
             name: self.name.clone(),
             answer: self.handle.spawn(async { this_thread() }),
         }
