@@ -5,10 +5,11 @@
 #![cfg(feature = "tracing")]
 
 use std::fmt::Debug;
+use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{LazyLock, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use greenhack::{Builder, await_sync, builder, report_blocking};
 use tokio::runtime;
@@ -20,6 +21,9 @@ use tracing_subscriber::registry;
 
 /// Who wants the reports of which run.
 static LISTENERS: Mutex<Vec<(&str, Sender<String>)>> = Mutex::new(Vec::new());
+
+/// By which the watch asks for another report, and is told that there is one.
+static FLOOD: Mutex<Option<(Sender<()>, Receiver<()>)>> = Mutex::new(None);
 
 struct Reports;
 
@@ -35,6 +39,16 @@ impl<S: Subscriber> Layer<S> for Reports {
         }
         let mut message = Message(String::new());
         event.record(&mut message);
+        if message.0.starts_with("`breaks its report` ") {
+            resume_unwind(Box::new(()));
+        }
+        if message.0.starts_with("`flood` has kept ") {
+            // The next is there before this has been written.
+            let flood = FLOOD.lock().unwrap();
+            if let Some((begin, end)) = &*flood {
+                let _ = begin.send(()).map(|()| end.recv());
+            }
+        }
         for (name, listener) in &*LISTENERS.lock().unwrap() {
             if message.0.starts_with(&format!("`{name}` ")) {
                 // A test may have heard enough.
@@ -145,7 +159,7 @@ fn a_run_that_panics_leaves_nothing_behind() {
     let panicked = block_on(async {
         let run = builder.run_sync(move || {
             reports.recv().unwrap();
-            std::panic::resume_unwind(Box::new(reports));
+            resume_unwind(Box::new(reports));
         });
         tokio::spawn(run).await
     });
@@ -156,6 +170,65 @@ fn a_run_that_panics_leaves_nothing_behind() {
     let (builder, reports) = watched("next");
     let report = block_on(builder.run_sync_local(move || reports.recv().unwrap()));
     assert!(report.starts_with("`next` keeps the thread "), "{report}");
+}
+
+#[test]
+fn a_subscriber_that_panics_ends_no_reports() {
+    let (builder, _) = watched("breaks its report");
+    block_on(builder.run_sync_local(too_long));
+    let (builder, reports) = watched("after it");
+    let report = block_on(builder.run_sync_local(move || {
+        // Otherwise it would be for ever.
+        reports.recv_timeout(Duration::from_secs(20))
+    }));
+    assert!(report.unwrap().starts_with("`after it` keeps "));
+}
+
+/// Keeps its thread longer than the limit.
+fn too_long() {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(3) {}
+}
+
+#[test]
+fn a_run_that_blocks_is_named_while_others_are_reported() {
+    let (held_up, reports) = watched("held up");
+    let flood = || block_on(builder().name("flood").run_sync_local(too_long));
+    let (ask, asked) = channel();
+    let (answer, answered) = channel();
+    *FLOOD.lock().unwrap() = Some((ask, answered));
+    flood();
+    asked.recv().unwrap();
+    let (begin, begun) = channel();
+    let held_up = thread::spawn(move || {
+        block_on(held_up.run_sync_local(move || {
+            begin.send(()).unwrap();
+            reports.recv().unwrap();
+        }));
+    });
+    begun.recv().unwrap();
+    // There is always one to be written.
+    let mut rounds = 0;
+    while !held_up.is_finished() && rounds < 200 {
+        flood();
+        answer.send(()).unwrap();
+        asked.recv().unwrap();
+        rounds += 1;
+    }
+    drop((answer, asked));
+    held_up.join().unwrap();
+    assert!(rounds < 200);
+}
+
+#[test]
+fn a_run_in_its_callers_runtime_is_polled_as_before() {
+    let (builder, _) = watched("in its caller's runtime");
+    let multi_thread = runtime::Builder::new_multi_thread().build().unwrap();
+    let run = builder.caller_runtime(true).run_sync(|| {
+        await_sync(yield_now());
+        7
+    });
+    assert_eq!(multi_thread.block_on(run), 7);
 }
 
 #[cfg(feature = "backtrace")]

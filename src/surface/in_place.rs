@@ -289,7 +289,9 @@ impl<T: 'static> InPlace<T> {
             // In a poll of the task that was looked at last, all is as it was; where
             // it is not, the coroutine can't stay suspended. But a runtime may be
             // driven to the last by a thread that ends.
-            let is_as_it_was = header.is_direct() && header.spot().is_same_task();
+            let keeps_its_tasks =
+                header.is_direct() || coroutine.owners().scheduler == Scheduler::SingleThreaded;
+            let is_as_it_was = keeps_its_tasks && header.spot().is_same_task();
             if !is_as_it_was || !ambient::thread_is_alive() {
                 match coroutine.owners().look_again() {
                     Ok(spot) => header.set_spot(spot),

@@ -20,7 +20,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::mem;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -49,10 +49,11 @@ const MOST_ACCOUNTS: usize = 64;
 /// it awaits. Reports are warnings, with the feature `tracing` events of the target
 /// `greenhack`, without it lines on standard error. They come from a thread of their own, so
 /// that a subscriber must be that of the process. If more come than it can write, some are
-/// left out.
+/// left out. The destructors of a run that was cancelled are not watched.
 ///
-/// It costs each poll of a run two looks at the clock. The limit is in whole milliseconds,
-/// and at least one.
+/// It costs each poll of a run two looks at the clock, a lock that nobody else wants, and the
+/// copy of its name if that is a `String`. The limit is in whole milliseconds, and at least
+/// one.
 ///
 /// # Panics
 ///
@@ -67,11 +68,13 @@ const MOST_ACCOUNTS: usize = 64;
 /// ```
 pub fn report_blocking(limit: Option<Duration>) {
     let in_millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+    // Without a thread there is no limit.
+    let watch = limit.map(|_| watch());
     LIMIT.store(limit.map_or(0, in_millis), Ordering::Relaxed);
-    if limit.is_some() {
+    if let Some(watch) = watch {
         context::observe();
         // It may sleep, if there was no limit before. If it is behind, it looks soon.
-        let _ = watch().try_send(News::Limit);
+        let _ = watch.try_send(News::Limit);
     }
 }
 
@@ -211,15 +214,23 @@ fn watch() -> &'static SyncSender<News> {
 }
 
 fn keep_watch(news: &Receiver<News>) {
+    let mut last_look = Instant::now();
     loop {
         let heard = match limit() {
-            Some(limit) => news.recv_timeout(limit / 2),
+            // It also looks where there is always something to hear.
+            Some(limit) => match (limit / 2).checked_sub(last_look.elapsed()) {
+                Some(left) => news.recv_timeout(left),
+                None => Err(RecvTimeoutError::Timeout),
+            },
             None => news.recv().map_err(RecvTimeoutError::from),
         };
         match heard {
-            Ok(News::Late(late)) => late.report(),
+            Ok(News::Late(late)) => unharmed(|| late.report()),
             Ok(News::Limit) => {}
-            Err(RecvTimeoutError::Timeout) => look_around(),
+            Err(RecvTimeoutError::Timeout) => {
+                look_around();
+                last_look = Instant::now();
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
@@ -244,15 +255,17 @@ fn look_around() {
         true
     });
     for (name, thread, took) in late {
-        warn(&format!(
+        let what = format!(
             "`{name}` keeps the thread `{thread}` from all other runs, for {took:.1?} so far"
-        ));
+        );
+        unharmed(|| report::warn(&what, REMEDY));
     }
 }
 
-/// A subscriber may panic, and standard error may be closed: the watch goes on.
-fn warn(what: &str) {
-    catch_unwind(|| report::warn(what, REMEDY)).unwrap_or_else(discard);
+/// Calls what calls code of others, such as subscribers. Their panics must not end the
+/// watch, nor keep it from other reports.
+fn unharmed(report: impl FnOnce()) {
+    catch_unwind(AssertUnwindSafe(report)).unwrap_or_else(discard);
 }
 
 const REMEDY: &str = "block in `greenhack::block`, and let long computations call \
@@ -269,6 +282,6 @@ impl Late {
             Some(account) => write!(what, ", until it waited:\n{}", Stack::new(account)),
             None => write!(what, ", until it ended"),
         };
-        warn(what.trim_end());
+        report::warn(what.trim_end(), REMEDY);
     }
 }
