@@ -383,3 +383,53 @@ fn a_run_gives_an_account_and_goes_on() {
     assert_eq!(rt.block_on(run), 7);
     assert!(this_thread().stacks().unwrap().is_empty());
 }
+
+#[test]
+fn a_future_that_has_borrowed_from_its_run_may_ask_when_it_is_polled_and_dropped() {
+    /// Asks, in the middle of using what it has borrowed from the frame that waits.
+    struct Asks<'a>(&'a mut u32, &'a Cell<u32>);
+    impl Asks<'_> {
+        fn ask(&mut self) {
+            let count = &mut *self.0;
+            let thread = this_thread();
+            let stacks = thread.stacks().unwrap();
+            assert!(stacks[0].location().is_some());
+            *count += 1;
+            self.1.set(self.1.get() + *count);
+        }
+    }
+    impl Future for Asks<'_> {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            self.ask();
+            cx.waker().wake_by_ref();
+            if *self.0 == 2 {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+    impl Drop for Asks<'_> {
+        fn drop(&mut self) {
+            self.ask();
+        }
+    }
+    let rt = runtime();
+    let sum = std::rc::Rc::new(Cell::new(0));
+    let sums = sum.clone();
+    let mut run = run_sync_local(move || {
+        let mut count = 0;
+        // Polled twice, and dropped by its end.
+        await_sync(Asks(&mut count, &sums));
+        assert_eq!(count, 3);
+        // Polled once, and dropped by the cancellation.
+        await_sync(Asks(&mut count, &sums));
+    });
+    start(&rt, &mut run);
+    start(&rt, &mut run);
+    assert_eq!(sum.get(), 1 + 2 + 3 + 4);
+    rt.block_on(async move { drop(run) });
+    assert_eq!(sum.get(), 1 + 2 + 3 + 4 + 5);
+    assert!(this_thread().stacks().unwrap().is_empty());
+}
