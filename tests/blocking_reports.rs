@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use greenhack::{Builder, await_sync, builder, report_blocking};
 use tokio::runtime;
-use tokio::task::yield_now;
+use tokio::task::{LocalSet, yield_now};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -154,6 +154,28 @@ fn a_run_on_a_worker_is_named_with_its_thread() {
 }
 
 #[test]
+fn a_run_that_a_scheduler_does_not_poll_directly_is_reported_too() {
+    let multi_thread = runtime::Builder::new_multi_thread().build().unwrap();
+    let run = |name| {
+        let (builder, reports) = watched(name);
+        builder.run_sync_local(move || {
+            let report = report(&reports, " keeps ");
+            await_sync(yield_now());
+            (report, reports)
+        })
+    };
+    let (report, reports) = multi_thread.block_on(run("in `block_on`"));
+    assert!(report.starts_with("`in `block_on`` keeps "), "{report}");
+    assert!(self::report(&reports, " has kept ").contains(" waits at "));
+
+    let set = LocalSet::new();
+    let run = set.spawn_local(run("in a local set"));
+    let (report, reports) = multi_thread.block_on(set.run_until(run)).unwrap();
+    assert!(report.starts_with("`in a local set` keeps "), "{report}");
+    assert!(self::report(&reports, " has kept ").contains(" waits at "));
+}
+
+#[test]
 fn a_run_that_panics_leaves_nothing_behind() {
     let (builder, reports) = watched("panics");
     let panicked = block_on(async {
@@ -233,6 +255,7 @@ fn a_run_in_its_callers_runtime_is_polled_as_before() {
 
 #[cfg(feature = "backtrace")]
 #[test]
+#[cfg_attr(greenhack_sanitizer, ignore = "locals are elsewhere than on the stack")]
 fn the_frames_of_the_wait_that_follows_are_reported() {
     #[inline(never)]
     fn the_waiting_function() {

@@ -433,3 +433,26 @@ fn a_future_that_has_borrowed_from_its_run_may_ask_when_it_is_polled_and_dropped
     assert_eq!(sum.get(), 1 + 2 + 3 + 4 + 5);
     assert!(this_thread().stacks().unwrap().is_empty());
 }
+
+#[test]
+fn a_run_that_is_dropped_on_another_thread_may_be_asked_meanwhile() {
+    let rt = runtime();
+    let mut run = greenhack::run_sync(|| {
+        pause();
+        pause();
+    });
+    start(&rt, &mut run);
+    let dropped = std::thread::spawn(move || drop(run));
+    let mut looks = 0;
+    while !dropped.is_finished() || looks == 0 {
+        let thread = this_thread();
+        let [stack] = thread.stacks().unwrap() else {
+            panic!("it waits until this thread is back in its runtime");
+        };
+        assert!(stack.location().is_some());
+        looks += 1;
+    }
+    dropped.join().unwrap();
+    settle(&rt);
+    assert!(this_thread().stacks().unwrap().is_empty());
+}

@@ -38,7 +38,7 @@
 //!   to the whole.
 //! - I8 A suspended coroutine can be resumed to give an account of itself, by anyone on
 //!   its thread and at any time: it goes on in [`Header::wait`], touches nothing but what
-//!   it is asked for, and suspends again.
+//!   it is asked for, and suspends again. It runs no code of others, and does not unwind.
 //!
 //! # Safety
 //!
