@@ -169,7 +169,7 @@ mod without_frames {
 
     /// Nothing.
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Trace(());
+    pub(crate) struct Trace {}
 
     impl Trace {
         pub(crate) fn prepare(&mut self) {}

@@ -8,7 +8,7 @@
 //! To look at a run changes nothing in it. Each thread is asked to look at its own, since
 //! nobody else may: [`all`] waits for the workers that are busy, but not for ever, and a
 //! worker that does not answer is itself an answer. While nobody asks, it costs a run its
-//! place in a list, and a wait three instructions.
+//! place in a list, and a wait a few instructions.
 //!
 //! From Python's greenhack (`print_stack`), and the thread dumps of Java's Loom.
 //!
