@@ -79,7 +79,10 @@ fn templates_wait_for_the_database_and_for_each_other() {
         for page in join_all(pages).await {
             page.unwrap();
         }
-        assert_eq!((pool.status().size, pool.status().available), (2, 2));
+        // All are back, of as many as were needed at once.
+        let status = pool.status();
+        assert!((1..=2).contains(&status.size));
+        assert_eq!(status.available, status.size);
     }));
 }
 
