@@ -561,6 +561,43 @@ fn a_worker_that_asks_is_never_late_itself() {
 }
 
 #[test]
+fn a_worker_that_closes_can_ask_all_and_is_asked() {
+    struct Asks(mpsc::Sender<Option<dump::Dump>>);
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            let dump = await_in_drop(dump::all(Duration::MAX));
+            self.0.send(dump).unwrap();
+        }
+    }
+    succeeds_in_child("a_worker_that_closes_can_ask_all_and_is_asked", || {
+        let workers = greenhack::workers::Builder::new().threads(1);
+        workers.start().unwrap();
+        let (sender, asked) = mpsc::channel();
+        multi_thread().block_on(async {
+            let (begin, begun) = tokio::sync::oneshot::channel();
+            let run = tokio::spawn(run_sync(move || {
+                let _asks = Asks(sender);
+                begin.send(()).unwrap();
+                await_sync(pending::<()>());
+            }));
+            begun.await.unwrap();
+            greenhack::workers::shutdown(Duration::from_secs(60)).await;
+            assert!(run.await.unwrap_err().is_panic());
+            // There is no worker any more.
+            let dump = dump::all(Duration::MAX).await;
+            assert_eq!(dump.threads().len(), 1);
+        });
+        let dump = asked.recv().unwrap().unwrap();
+        assert_eq!(dump.threads().len(), 1);
+        let [stack] = dump.threads()[0].stacks().unwrap() else {
+            panic!("{dump}");
+        };
+        assert_eq!(stack.state(), State::CleaningUp);
+        assert_eq!(greenhack::leaked_runs(), 0);
+    });
+}
+
+#[test]
 fn a_run_that_does_not_wait_has_not_waited() {
     block_on(async {
         dump::note_times(true);
