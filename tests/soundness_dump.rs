@@ -424,6 +424,48 @@ fn a_wait_on_a_stack_of_other_code_gives_an_account() {
 }
 
 #[test]
+fn a_run_that_was_leaked_where_it_could_not_wait_is_not_resumed() {
+    struct Stuck;
+    impl Drop for Stuck {
+        fn drop(&mut self) {
+            no_suspend(|| await_sync(yield_now()));
+            unreachable!("it can neither wait nor unwind");
+        }
+    }
+    let gets_stuck = || {
+        let _stuck = Stuck;
+        resume_unwind(Box::new(()));
+    };
+    thread::spawn(move || {
+        block_on(async {
+            for (name, is_scoped) in [("alone", false), ("scoped", true)] {
+                let run = builder()
+                    .name(name)
+                    .run_sync_local(move || match is_scoped {
+                        false => gets_stuck(),
+                        true => {
+                            join(gets_stuck, || ());
+                        }
+                    });
+                assert!(spawn_local(run).await.unwrap_err().is_panic());
+            }
+            for _ in 0..2 {
+                let thread = this_thread();
+                let stacks = thread.stacks().unwrap();
+                let names: Vec<_> = stacks.iter().map(dump::Stack::name).collect();
+                assert_eq!(names, ["alone", "scoped", "a closure of a scope"]);
+                for stack in stacks {
+                    assert_eq!((stack.state(), stack.location()), (State::Leaked, None));
+                }
+                assert!(!thread::panicking());
+            }
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
 fn a_local_that_is_destroyed_before_the_runs_may_look_at_those_that_stay() {
     thread_local! {
         static LAST: RefCell<Option<Box<dyn std::any::Any>>> = const { RefCell::new(None) };
