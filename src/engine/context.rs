@@ -555,11 +555,10 @@ impl Header {
         }
         account.trace.prepare();
         self.account.set(account);
-        let hidden = self.swap_unwinds_in();
+        // The counts of unwinds stay as they are: nothing that runs there looks at them.
         let outer = Restore(CURRENT.replace(self));
         resume();
         drop(outer);
-        self.swap_unwinds_out(hidden);
         account.trace.finish();
     }
 
