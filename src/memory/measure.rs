@@ -261,6 +261,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it compares millions of names")]
     fn names_without_end_make_room_for_those_that_have_used_more() {
         let mut uses = Vec::new();
         let most = |number| number * 7 % 4099;
