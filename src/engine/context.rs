@@ -123,7 +123,19 @@ pub(crate) struct Header {
     /// It was suspended with its task pending.
     has_suspended: Cell<bool>,
 
-    // What is below is not looked at.
+    // What is below is not looked at. Its order leaves few gaps: what is around one the
+    // compiler makes elsewhere, and copies.
+    throws: Cell<u32>,
+    shields: Cell<u32>,
+    no_suspends: Cell<u32>,
+    /// The unwinds that were taken from the thread's count with the suspended
+    /// stack.
+    hidden: Cell<Hidden>,
+    stack_size: usize,
+    name: Cow<'static, str>,
+    /// Where it writes the account that it is asked for.
+    account: Cell<*mut Account>,
+    mounts: Mounts,
     /// The run is cancelled. Stays set.
     cancelled: Cell<bool>,
     /// The budget for cleanup is over. Only after `cancelled`; stays set.
@@ -133,23 +145,12 @@ pub(crate) struct Header {
     /// It is suspended for ever. Stays set.
     leaked: Cell<bool>,
     kind: Kind,
-    throws: Cell<u32>,
-    shields: Cell<u32>,
-    no_suspends: Cell<u32>,
-    /// The unwinds that were taken from the thread's count with the suspended
-    /// stack.
-    hidden: Cell<Hidden>,
-    stack_size: usize,
-    name: Cow<'static, str>,
     /// When its last wait began, if it notes that.
     since: Cell<Option<Instant>>,
-    /// Where it writes the account that it is asked for.
-    account: Cell<*mut Account>,
-    mounts: Mounts,
 }
 
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(std::mem::offset_of!(Header, cancelled) <= 64);
+const _: () = assert!(std::mem::offset_of!(Header, throws) <= 64);
 
 impl Header {
     /// `spot` is where it is polled first, on this `thread`; `is_direct`, whether by a
