@@ -261,10 +261,10 @@ impl Header {
     }
 
     /// Tells of the wait of the frame that calls this, for [`ask`](Self::ask). It must not
-    /// unwind: the slot is in that frame.
+    /// unwind, since the slot is in that frame; nor can it, as its ABI has no unwinding.
     #[cold]
     #[inline(never)]
-    fn give_account(&self, location: &'static Location<'static>) {
+    extern "C" fn give_account(&self, location: &'static Location<'static>) {
         let account = self.account.replace(ptr::null_mut());
         // SAFETY: `ask` has set it to an account that it has borrowed, and waits.
         if let Some(account) = unsafe { account.as_mut() } {
