@@ -4,7 +4,9 @@
 //! run. A run blocks until it was reported, so that no time is measured.
 #![cfg(feature = "tracing")]
 
-use std::fmt::Debug;
+#[path = "support/events.rs"]
+mod events;
+
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{LazyLock, Mutex};
@@ -14,7 +16,6 @@ use std::time::{Duration, Instant};
 use greenhack::{Builder, await_sync, builder, report_blocking};
 use tokio::runtime;
 use tokio::task::{LocalSet, yield_now};
-use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -29,20 +30,11 @@ struct Reports;
 
 impl<S: Subscriber> Layer<S> for Reports {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        struct Message(String);
-        impl Visit for Message {
-            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-                if field.name() == "message" {
-                    self.0 = format!("{value:?}");
-                }
-            }
-        }
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        if message.0.starts_with("`breaks its report` ") {
+        let message = events::message(event);
+        if message.starts_with("`breaks its report` ") {
             resume_unwind(Box::new(()));
         }
-        if message.0.starts_with("`flood` has kept ") {
+        if message.starts_with("`flood` has kept ") {
             // The next is there before this has been written.
             let flood = FLOOD.lock().unwrap();
             if let Some((begin, end)) = &*flood {
@@ -50,9 +42,9 @@ impl<S: Subscriber> Layer<S> for Reports {
             }
         }
         for (name, listener) in &*LISTENERS.lock().unwrap() {
-            if message.0.starts_with(&format!("`{name}` ")) {
+            if message.starts_with(&format!("`{name}` ")) {
                 // A test may have heard enough.
-                let _ = listener.send(message.0.clone());
+                let _ = listener.send(message.clone());
             }
         }
     }
@@ -104,6 +96,20 @@ fn a_run_that_blocks_its_thread_is_named_and_then_where_it_waits() {
     assert!(report.starts_with(&begin), "{report}");
     let wait = format!("until it waited:\n- `soup` waits at {}:{line}:", file!());
     assert!(report.contains(&wait), "{report}");
+}
+
+#[test]
+fn a_run_is_named_once_however_long_it_blocks() {
+    let (builder, reports) = watched("long");
+    block_on(builder.run_sync_local(move || {
+        report(&reports, " keeps ");
+        // When the other is named, the watch has looked at this one again, and before.
+        let (other, others) = watched("meanwhile");
+        let named = move || report(&others, " keeps ");
+        let other = thread::spawn(|| block_on(other.run_sync_local(named)));
+        other.join().unwrap();
+        assert_eq!(reports.try_iter().count(), 0);
+    }));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Limits of blocking reports that come and go, in a process of its own.
 #![cfg(feature = "tracing")]
 
-use std::fmt::Debug;
+#[path = "support/events.rs"]
+mod events;
+
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,6 @@ use futures::poll;
 use greenhack::{LocalRun, await_sync, builder, report_blocking};
 use tokio::runtime::LocalRuntime;
 use tokio::task::yield_now;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry;
@@ -18,15 +19,7 @@ struct Reports(Sender<String>);
 
 impl<S: Subscriber> Layer<S> for Reports {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        struct Send<'a>(&'a Sender<String>);
-        impl Visit for Send<'_> {
-            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-                if field.name() == "message" {
-                    self.0.send(format!("{value:?}")).unwrap();
-                }
-            }
-        }
-        event.record(&mut Send(&self.0));
+        self.0.send(events::message(event)).unwrap();
     }
 }
 

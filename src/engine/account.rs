@@ -18,7 +18,7 @@ use super::spans::Unnamed;
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) name: Cow<'static, str>,
-    pub(crate) condition: Condition,
+    pub(crate) state: State,
     /// The line that waits.
     pub(crate) location: Option<&'static Location<'static>>,
     /// For how long, if times are taken.
@@ -35,19 +35,22 @@ pub(crate) struct Account {
     end: usize,
 }
 
-/// In what state a coroutine is.
+/// What a [stack](crate::dump::Stack) is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    /// It has not begun.
+#[non_exhaustive]
+pub enum State {
+    /// Its code has not begun.
     New,
-    /// It runs: in it, somebody asks for the accounts.
+    /// Its code runs: it has called the one who lists it.
     Running,
+    /// It waits for a future.
     Waiting,
-    /// It waits for closures that borrow from it.
-    WaitingForScope,
-    /// It was cancelled, and waits.
-    Ending,
-    /// It will never be resumed.
+    /// It waits for closures of a [scope](crate::scope), which have stacks of their own.
+    InScope,
+    /// It was cancelled, and waits all the same: in a destructor, or a
+    /// [`shield`](crate::shield).
+    CleaningUp,
+    /// It was [leaked](crate::leaked_runs), and never goes on.
     Leaked,
 }
 
@@ -55,7 +58,7 @@ impl Account {
     pub(crate) fn new(header: &Header) -> Account {
         Account {
             name: header.owned_name(),
-            condition: header.condition(),
+            state: header.state(),
             location: None,
             waited: header.since().map(|since| since.elapsed()),
             spans: Vec::new(),

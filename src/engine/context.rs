@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use super::account::{Account, Condition};
+use super::account::{Account, State};
 use super::mounts::{Base, Entry, FirstPanic, Mounts};
 use super::pending::{End, Pollable, Slot};
 use super::spans::Unnamed;
@@ -107,7 +107,7 @@ pub(crate) struct Header {
     spot: Cell<Spot>,
     thread: ThreadToken,
     wait: Cell<Wait>,
-    /// It is cancelled, or takes times: the fast path has one thing to look at.
+    /// It is cancelled, or observed: the fast path has one thing to look at.
     attention: Cell<bool>,
     /// The coroutine can neither wait nor unwind and must be leaked. Only
     /// after `cancelled`; stays set.
@@ -425,19 +425,19 @@ impl Header {
         self.mounts.spans.exited()
     }
 
-    pub(crate) fn condition(&self) -> Condition {
+    pub(crate) fn state(&self) -> State {
         if self.yielder.get().is_null() {
-            Condition::New
+            State::New
         } else if self.stuck.get() || self.leaked.get() {
-            Condition::Leaked
+            State::Leaked
         } else if self.pending.get().is_none() {
-            Condition::Running
+            State::Running
         } else if self.cancelled.get() {
-            Condition::Ending
+            State::CleaningUp
         } else if self.wait.get() == Wait::Scope {
-            Condition::WaitingForScope
+            State::InScope
         } else {
-            Condition::Waiting
+            State::Waiting
         }
     }
 

@@ -49,11 +49,13 @@ use tokio::time::{sleep, timeout_at};
 #[cfg(feature = "backtrace")]
 use super::frames::text;
 use super::outside;
+use crate::engine::account::Account;
 #[cfg(not(feature = "backtrace"))]
 use crate::engine::account::Trace;
-use crate::engine::account::{Account, Condition};
 use crate::engine::{context, residents};
 use crate::ground::ambient::{ThreadToken, thread_is_alive};
+
+pub use crate::engine::account::State;
 
 /// Lists the stacks of this thread.
 ///
@@ -70,7 +72,7 @@ pub fn this_thread() -> Thread {
         false => Vec::new(),
     };
     Thread {
-        name: thread::current().name().unwrap_or_default().to_owned(),
+        name: name_of_this_thread(),
         stacks: Some(accounts.into_iter().map(Stack::new).collect()),
     }
 }
@@ -235,25 +237,6 @@ pub struct Stack {
     backtrace: OnceLock<Option<String>>,
 }
 
-/// What a stack is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Its code has not begun.
-    New,
-    /// Its code runs: it has called the one who lists it.
-    Running,
-    /// It waits for a future.
-    Waiting,
-    /// It waits for closures of a [scope](crate::scope), which have stacks of their own.
-    InScope,
-    /// It was cancelled, and waits all the same: in a destructor, or a
-    /// [`shield`](crate::shield).
-    CleaningUp,
-    /// It was [leaked](crate::leaked_runs), and never goes on.
-    Leaked,
-}
-
 impl Stack {
     pub(super) fn new(account: Account) -> Stack {
         Stack {
@@ -269,14 +252,7 @@ impl Stack {
 
     /// Returns what it is about.
     pub fn state(&self) -> State {
-        match self.account.condition {
-            Condition::New => State::New,
-            Condition::Running => State::Running,
-            Condition::Waiting => State::Waiting,
-            Condition::WaitingForScope => State::InScope,
-            Condition::Ending => State::CleaningUp,
-            Condition::Leaked => State::Leaked,
-        }
+        self.account.state
     }
 
     /// Returns the line that waits, if one does: that of the `await_sync`, or of the
@@ -379,6 +355,11 @@ fn text(_: &Trace) -> Option<String> {
     None
 }
 
+/// Empty if it has none.
+pub(super) fn name_of_this_thread() -> String {
+    thread::current().name().unwrap_or_default().to_owned()
+}
+
 /// By which a worker is asked.
 struct Door {
     thread: ThreadToken,
@@ -418,7 +399,7 @@ pub(super) fn open(handle: &Handle) -> impl Sized + use<> {
     let thread = ThreadToken::current();
     doors().push(Door {
         thread,
-        name: thread::current().name().unwrap_or_default().to_owned(),
+        name: name_of_this_thread(),
         handle: handle.clone(),
     });
     Close(thread)

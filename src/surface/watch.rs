@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::dump::Stack;
+use super::dump::{Stack, name_of_this_thread};
 use crate::engine::account::Account;
 use crate::engine::context;
 use crate::ground::error::discard;
@@ -47,7 +47,7 @@ const MOST_ACCOUNTS: usize = 64;
 /// when it comes to its next wait a second one tells which, with the frames of its stack if
 /// the feature `backtrace` is on. What counts is one poll of its task, with the futures that
 /// it awaits. Reports are warnings, with the feature `tracing` events of the target
-/// `greenhack`, without it lines on standard error. They come from a thread of their own, so
+/// `greenhack`, without it or a subscriber lines on standard error. They come from a thread of their own, so
 /// that a subscriber must be that of the process. If more come than it can write, some are
 /// left out. The destructors of a run that was cancelled are not watched.
 ///
@@ -135,7 +135,7 @@ impl Drop for Watched {
 pub(crate) fn report(name: Cow<'static, str>, took: Duration, account: Option<Account>) {
     let late = Late {
         name,
-        thread: this_threads_name(),
+        thread: name_of_this_thread(),
         took,
         account,
     };
@@ -174,15 +174,11 @@ thread_local! {
 
 fn take_seat() -> Arc<Seat> {
     let seat = Arc::new(Seat {
-        thread: this_threads_name(),
+        thread: name_of_this_thread(),
         busy: Mutex::new(None),
     });
     seats().push(Arc::downgrade(&seat));
     seat
-}
-
-fn this_threads_name() -> String {
-    thread::current().name().unwrap_or_default().to_owned()
 }
 
 /// What the watch is told.
@@ -274,11 +270,14 @@ const REMEDY: &str = "block in `greenhack::block`, and let long computations cal
 impl Late {
     fn report(self) {
         let Late {
-            name, thread, took, ..
+            name,
+            thread,
+            took,
+            account,
         } = self;
         let mut what =
             format!("`{name}` has kept the thread `{thread}` from all other runs, for {took:.1?}");
-        let _ = match self.account {
+        let _ = match account {
             Some(account) => write!(what, ", until it waited:\n{}", Stack::new(account)),
             None => write!(what, ", until it ended"),
         };

@@ -53,20 +53,25 @@ impl Events {
     }
 }
 
+/// The message of an event.
+pub fn message(event: &Event<'_>) -> String {
+    struct Message(String);
+    impl Visit for Message {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            if field.name() == "message" {
+                self.0 = format!("{value:?}");
+            }
+        }
+    }
+    let mut message = Message(String::new());
+    event.record(&mut message);
+    message.0
+}
+
 pub struct Recorder(Events);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        struct Message(String);
-        impl Visit for Message {
-            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-                if field.name() == "message" {
-                    self.0 = format!("{value:?}");
-                }
-            }
-        }
-        let mut message = Message(String::new());
-        event.record(&mut message);
         let spans: Vec<_> = context
             .event_scope(event)
             .into_iter()
@@ -77,7 +82,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Recorder {
             "greenhack" => format!("{} ", event.metadata().level()),
             _ => String::new(),
         };
-        let event = format!("{}: {level}{}", spans.join(">"), message.0);
+        let event = format!("{}: {level}{}", spans.join(">"), message(event));
         self.0.0.lock().unwrap().events.push(event);
     }
 
