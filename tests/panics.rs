@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use greenhack::{await_sync, builder, run_sync};
-use support::{Log, in_each_place, on_drop, panic_of, signal};
+use support::{Log, in_each_place, on_drop, panic_of, see_panics, signal};
 use tokio::task::yield_now;
 
 #[test]
@@ -76,13 +76,12 @@ fn a_panic_of_the_plain_code_reaches_who_awaits_the_run() {
 fn the_panic_hook_runs_once() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
     const WORDS: &str = "the hook runs once";
-    let outer = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
+    see_panics(|info| {
         if info.payload().downcast_ref() == Some(&WORDS) {
             PANICS.fetch_add(1, Ordering::Relaxed);
         }
-        outer(info);
-    }));
+        true
+    });
     in_each_place(|place| async move {
         // Through an awaited future, the plain code, and the run.
         let run = place.spawn(|| await_sync(async { panic_any(WORDS) }));

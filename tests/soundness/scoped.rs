@@ -15,7 +15,7 @@ use futures::future::select;
 use greenhack::{await_sync, join, map_concurrent, nested, race, run_sync_local, scope};
 use tokio::task::{JoinError, LocalSet, spawn_local, yield_now};
 
-use crate::support::{OnDrop, current_thread, on_drop};
+use crate::support::{OnDrop, current_thread, on_drop, see_panics};
 
 pub(crate) fn pause() {
     await_sync(yield_now());
@@ -148,10 +148,5 @@ pub(crate) fn hostile(event: Event, times: usize) -> Waker {
 
 /// Keeps what the attacks throw out of the output.
 pub(crate) fn hide_events() {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !info.payload().is::<Event>() {
-            hook(info);
-        }
-    }));
+    see_panics(|info| !info.payload().is::<Event>());
 }

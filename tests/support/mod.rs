@@ -5,7 +5,8 @@
     reason = "each test binary uses a part of it"
 )]
 
-use std::sync::{Arc, Mutex};
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Arc, Mutex, Once, RwLock};
 
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::oneshot;
@@ -188,20 +189,36 @@ pub fn text(payload: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "no text".to_owned())
 }
 
+type PanicHook = Box<dyn Fn(&PanicHookInfo<'_>) -> bool + Send + Sync>;
+
+/// Calls `f` for each panic, before the panic hook, which does not run if `f` returns
+/// false. A second hook that is set while tests run would miss panics, or lose another.
+pub fn see_panics(f: impl Fn(&PanicHookInfo<'_>) -> bool + Send + Sync + 'static) {
+    static HOOKS: RwLock<Vec<PanicHook>> = RwLock::new(Vec::new());
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let outer = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if HOOKS.read().unwrap().iter().all(|hook| hook(info)) {
+                outer(info);
+            }
+        }));
+    });
+    HOOKS.write().unwrap().push(Box::new(f));
+}
+
 /// Runs `f` and returns the message and the line of its panic.
 pub fn panic_of(f: impl FnOnce()) -> (String, u32, String) {
-    use std::panic;
     thread_local! {
         static LAST: std::cell::RefCell<Option<(u32, String)>> = const { std::cell::RefCell::new(None) };
     }
-    static HOOK: std::sync::Once = std::sync::Once::new();
+    static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        let outer = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
+        see_panics(|info| {
             let location = info.location().unwrap();
             LAST.with_borrow_mut(|last| *last = Some((location.line(), location.file().into())));
-            outer(info);
-        }));
+            true
+        });
     });
     let payload = panic::catch_unwind(panic::AssertUnwindSafe(f)).unwrap_err();
     let (line, file) = LAST.take().expect("the hook ran");
