@@ -1,4 +1,5 @@
-//! A global allocator that looks at the stacks of its thread, whenever it is called.
+//! A global allocator that counts, and looks at the stacks of its thread, whenever it is
+//! called.
 
 #![cfg(all(panic = "unwind", not(greenhack_threads)))]
 
@@ -8,14 +9,16 @@ use std::rc::Rc;
 
 use futures::poll;
 use greenhack::dump::{State, this_thread};
-use greenhack::{await_sync, builder, in_context};
+use greenhack::{await_sync, builder, in_context, run_sync, run_sync_local};
 use tokio::runtime::LocalRuntime;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 struct Looks;
 
 thread_local! {
     static IS_ON: Cell<bool> = const { Cell::new(false) };
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
     static LOOKS: Cell<usize> = const { Cell::new(0) };
     static LOOKS_IN_RUNS: Cell<usize> = const { Cell::new(0) };
 }
@@ -39,6 +42,7 @@ impl Looks {
 // SAFETY: the memory is the system's.
 unsafe impl GlobalAlloc for Looks {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         Looks::look();
         // SAFETY: the caller's.
         unsafe { System.alloc(layout) }
@@ -76,5 +80,23 @@ fn an_allocator_that_looks_is_never_called_on_a_stack_that_is_looked_at() {
         notify.notify_waiters();
         soup.await;
         stew.await;
+    });
+}
+
+#[test]
+fn a_run_allocates_nothing() {
+    LocalRuntime::new().unwrap().block_on(async {
+        let mut counts = Vec::with_capacity(2);
+        // The first stacks are made.
+        for _ in 0..2 {
+            let before = ALLOCATIONS.get();
+            let small = builder().name("soup").stack_size(64 * 1024);
+            let sum = small.run_sync_local(|| await_sync(run_sync_local(|| 1)) + 1);
+            assert_eq!(sum.await, 2);
+            run_sync(|| await_sync(yield_now())).await;
+            counts.push(ALLOCATIONS.get() - before);
+        }
+        assert!(counts[0] > 0);
+        assert_eq!(counts[1], 0);
     });
 }

@@ -62,6 +62,7 @@ pub fn builder() -> Builder {
 #[must_use = "a builder does nothing until `run_sync` or `run_sync_local` is called"]
 pub struct Builder {
     name: Option<Cow<'static, str>>,
+    stack_size: Option<usize>,
     settings: Option<Box<Settings>>,
 }
 
@@ -119,7 +120,7 @@ impl Builder {
     /// # });
     /// ```
     pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.settings().stack_size = bytes;
+        self.stack_size = Some(bytes);
         self
     }
 
@@ -274,6 +275,7 @@ impl Builder {
     fn config<F>(self) -> Config {
         Config {
             name: self.name.unwrap_or(Cow::Borrowed(type_name::<F>())),
+            stack_size: self.stack_size.unwrap_or(pool::DEFAULT_SIZE),
             settings: self.settings,
         }
     }
@@ -283,6 +285,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("name", &self.name)
+            .field("stack_size", &self.stack_size)
             .field("settings", &self.settings)
             .finish()
     }
@@ -291,23 +294,13 @@ impl fmt::Debug for Builder {
 /// What one run is told. It is small, because it is moved a lot.
 pub(crate) struct Config {
     pub(crate) name: Cow<'static, str>,
+    pub(crate) stack_size: usize,
     /// `None` is the default.
     pub(crate) settings: Option<Box<Settings>>,
 }
 
-impl Config {
-    /// The size of the stack.
-    #[inline]
-    pub(crate) fn stack_size(&self) -> usize {
-        self.settings
-            .as_deref()
-            .map_or(pool::DEFAULT_SIZE, |settings| settings.stack_size)
-    }
-}
-
 /// What most runs need not be told.
 pub(crate) struct Settings {
-    stack_size: usize,
     pub(crate) cleanup_budget: Duration,
     pub(crate) caller_runtime: bool,
     pub(crate) carried: Vec<Box<dyn Key>>,
@@ -316,7 +309,6 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            stack_size: pool::DEFAULT_SIZE,
             cleanup_budget: DEFAULT_BUDGET,
             caller_runtime: false,
             carried: Vec::new(),
@@ -327,7 +319,6 @@ impl Default for Settings {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
-            .field("stack_size", &self.stack_size)
             .field("cleanup_budget", &self.cleanup_budget)
             .field("caller_runtime", &self.caller_runtime)
             .finish_non_exhaustive()

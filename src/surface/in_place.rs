@@ -203,7 +203,7 @@ impl Site {
             Scheduler::BlockOn => OnceCell::from(Extras::with_local_set()),
             _ => OnceCell::new(),
         };
-        let stack_size = config.stack_size();
+        let stack_size = config.stack_size;
         let stack = match pool::take(stack_size, overflow::watch) {
             Ok(stack) => stack,
             Err(error) => {
