@@ -13,42 +13,13 @@ use std::thread;
 use std::time::Duration;
 
 use greenhack::{
-    Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, in_context, leaked_runs,
-    no_suspend, run_sync, run_sync_local, shield,
+    Cancelled, await_in_drop, await_or_cancelled, await_sync, builder, in_context, no_suspend,
+    run_sync, run_sync_local, shield,
 };
-use support::{Fixture, Log, Place, in_each_place, on_drop, paused, signal};
+use support::{Fixture, Leaks, Log, Place, count_leaks, in_each_place, on_drop, paused, signal};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-
-/// Tests that count leaks take their turn.
-static LEAKS: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
-fn count_leaks() -> impl Drop + FnLeaks {
-    struct Leaks {
-        before: u64,
-        _turn: std::sync::MutexGuard<'static, ()>,
-    }
-    impl Drop for Leaks {
-        fn drop(&mut self) {}
-    }
-    impl FnLeaks for Leaks {
-        fn count(&self) -> u64 {
-            leaked_runs() - self.before
-        }
-    }
-    let _turn = LEAKS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    Leaks {
-        before: leaked_runs(),
-        _turn,
-    }
-}
-
-trait FnLeaks {
-    fn count(&self) -> u64;
-}
 
 #[test]
 fn an_aborted_task_unwinds_innermost_first_and_once_on_its_thread() {
@@ -390,7 +361,7 @@ fn when_the_budget_ends_in_a_wait_that_cannot_fail_the_run_is_leaked() {
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Suspends until so many runs were leaked.
-async fn leaked(leaks: &impl FnLeaks, expected: u64) {
+async fn leaked(leaks: &Leaks, expected: u64) {
     let all = async {
         while leaks.count() < expected {
             yield_now().await;

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use greenhack::{
-    Cancelled, await_in_drop, await_sync, in_context, join, join_all, leaked_runs, map_concurrent,
-    must_suspend, no_suspend, race, run_sync, run_sync_local, scope, shield,
+    Cancelled, await_in_drop, await_sync, in_context, join, join_all, map_concurrent, must_suspend,
+    no_suspend, race, run_sync, run_sync_local, scope, shield,
 };
-use support::{Log, everywhere, in_each_place, on_drop, panic_of, signal, text};
+use support::{Log, count_leaks, everywhere, in_each_place, on_drop, panic_of, signal, text};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 
@@ -157,8 +157,8 @@ fn the_first_panic_is_the_one_that_resumes() {
 
 #[test]
 fn a_closure_that_swallows_its_cancellation_is_waited_for() {
+    let leaks = count_leaks();
     everywhere(|| {
-        let leaks = leaked_runs();
         let (swallowed, done) = (Cell::new(0), Cell::new(false));
         let caught = catch_unwind(AssertUnwindSafe(|| {
             join(
@@ -175,8 +175,8 @@ fn a_closure_that_swallows_its_cancellation_is_waited_for() {
         }));
         assert_eq!(text(&*caught.unwrap_err()), "over");
         assert_eq!((swallowed.get(), done.get()), (32, true));
-        assert_eq!(leaked_runs(), leaks);
     });
+    assert_eq!(leaks.count(), 0);
 }
 
 #[test]
@@ -257,12 +257,10 @@ fn in_a_shield_closures_are_not_cancelled() {
 
 #[test]
 fn closures_that_outlive_the_budget_are_leaked_with_their_caller() {
-    // In a thread of its own, because the leak is counted.
     support::current_thread().block_on(async {
-        let leaks = leaked_runs();
+        let leaks = count_leaks();
         let log = Log::default();
         let builder = greenhack::builder().cleanup_budget(Duration::ZERO);
-        let run = tokio::task::LocalSet::new();
         let (started, wait) = signal();
         let task = tokio::spawn(builder.run_sync({
             let log = log.clone();
@@ -286,14 +284,13 @@ fn closures_that_outlive_the_budget_are_leaked_with_their_caller() {
                 );
             }
         }));
-        drop(run);
         wait.wait().await;
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
-        while leaked_runs() == leaks {
+        while leaks.count() == 0 {
             yield_now().await;
         }
-        assert_eq!(leaked_runs(), leaks + 1);
+        assert_eq!(leaks.count(), 1);
         assert_eq!(log.take(), ["sibling"]);
     });
 }

@@ -6,7 +6,7 @@
 )]
 
 use std::panic::{self, PanicHookInfo};
-use std::sync::{Arc, Mutex, Once, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
 
 use tokio::runtime::{Builder, LocalRuntime, Runtime};
 use tokio::sync::oneshot;
@@ -177,6 +177,28 @@ impl Signalled {
 
     pub fn is_given(&mut self) -> bool {
         !matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+}
+
+/// Counts the runs that are leaked from now on. Tests that do so take turns: the process
+/// has one count.
+pub fn count_leaks() -> Leaks {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    Leaks {
+        before: greenhack::leaked_runs(),
+        _turn: turn,
+    }
+}
+
+pub struct Leaks {
+    before: u64,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Leaks {
+    pub fn count(&self) -> u64 {
+        greenhack::leaked_runs() - self.before
     }
 }
 
