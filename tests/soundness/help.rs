@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::env;
+use std::ffi::OsString;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::process::{Command, Output};
@@ -57,8 +58,14 @@ pub(crate) fn in_child(name: &str, f: impl FnOnce()) -> Output {
 
 /// The command that runs the test `name` as its own child.
 pub(crate) fn again(name: &str) -> Command {
-    let mut command = Command::new(env::current_exe().expect("the test has a path"));
+    let path = env::current_exe().expect("the test has a path");
+    // What runs the programs of another processor, with its arguments.
+    let runner = env::var("GREENHACK_TEST_RUNNER").unwrap_or_default();
+    let runner = runner.split_whitespace().map(OsString::from);
+    let mut words = runner.chain([path.into_os_string()]);
+    let mut command = Command::new(words.next().expect("the path is one"));
     command
+        .args(words)
         .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env(CHILD, name)
         .env("RUST_BACKTRACE", "0");
