@@ -122,8 +122,9 @@ impl Mapping {
         if PROTECTED.fetch_add(1, Ordering::Relaxed) >= most_mappings() / 8 {
             PROTECTED.fetch_sub(1, Ordering::Relaxed);
             return Err(io::Error::new(
-                io::ErrorKind::OutOfMemory,
-                "stacks take a quarter of the mappings that `vm.max_map_count` allows",
+                io::ErrorKind::QuotaExceeded,
+                "before Linux 6.13 stacks take up to a quarter of the mappings that \
+                 `vm.max_map_count` allows, two each",
             ));
         }
         // SAFETY: as above.

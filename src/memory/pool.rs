@@ -254,12 +254,16 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
 /// Says that there is no stack, and what to do.
 #[cold]
 pub(crate) fn complaint(size: usize, whom: &str, error: &io::Error) -> String {
-    let limits = match error.raw_os_error() {
-        Some(_) => "see `vm.max_map_count`, or ",
-        // It names the limit that it is of.
-        None => "",
+    let remedy = match error.raw_os_error() {
+        Some(_) => "see `vm.max_map_count`, or set a smaller `stack_size`",
+        // The others name the limit that they are of.
+        None if error.kind() == io::ErrorKind::QuotaExceeded => {
+            "raise it: `sysctl -w \
+             vm.max_map_count=1048576` is enough for 131,000 stacks"
+        }
+        None => "set a smaller `stack_size`",
     };
-    format!("no stack of {size} bytes for {whom}: {error}; {limits}set a smaller `stack_size`")
+    format!("no stack of {size} bytes for {whom}: {error}; {remedy}")
 }
 
 fn take_large(free: &mut Vec<Stack>, size: usize) -> io::Result<Stack> {
