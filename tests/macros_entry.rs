@@ -463,6 +463,16 @@ mod spans {
         }
     }
 
+    /// `#[tokio::main]` takes nothing but an async function.
+    #[greenhack::entry(local)]
+    #[tokio::main(flavor = "current_thread")]
+    #[tracing::instrument]
+    fn framework(id: u32) -> u32 {
+        later(());
+        tracing::info!("inside");
+        id
+    }
+
     fn log() -> (Log, tracing::subscriber::DefaultGuard) {
         let log = Log::default();
         let writer = log.clone();
@@ -514,6 +524,13 @@ mod spans {
             " INFO caller:below{id=7 double=14}: before\n \
              INFO caller:below{id=7 double=14}: after\n"
         );
+    }
+
+    #[test]
+    fn an_attribute_between_entry_and_instrument_sees_the_async_function() {
+        let (log, _guard) = log();
+        assert_eq!(framework(7), 7);
+        assert_eq!(lines(&log), " INFO framework{id=7}: inside\n");
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The attributes that stand below ours: which function they are for.
 
+use std::mem;
+
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::parse::Parser;
@@ -23,8 +25,9 @@ pub(crate) fn is_instrument(attr: &Attribute) -> bool {
 }
 
 /// `#[instrument]` has to see the function as the user wrote it, with its name,
-/// its patterns and its own `self`. So it changes places with our attribute, and
-/// both orders mean the same.
+/// its patterns and its own `self`. So it comes before our attribute, and both
+/// orders mean the same. Whatever else stands below ours stays below, wherever
+/// `#[instrument]` was.
 pub(crate) fn behind_instrument(
     attribute: options::Attribute,
     options: &Options,
@@ -37,8 +40,11 @@ pub(crate) fn behind_instrument(
         true => parse_quote!(#[#krate::#name]),
         false => parse_quote!(#[#krate::#name(#args)]),
     };
-    let last = function.attrs.iter().rposition(is_instrument);
-    function.attrs.insert(last.map_or(0, |last| last + 1), ours);
+    let attrs = mem::take(&mut function.attrs).into_iter();
+    let (instruments, others): (Vec<_>, Vec<_>) = attrs.partition(is_instrument);
+    function.attrs = instruments;
+    function.attrs.push(ours);
+    function.attrs.extend(others);
     function.into_token_stream()
 }
 
