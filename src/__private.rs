@@ -13,6 +13,15 @@ where
 {
 }
 
+// A method runs on a clone of `&self`.
+#[inline(always)]
+pub fn clone_self<T>(this: &T) -> T
+where
+    T: Clone, // or write `self: &Arc<Self>`, of which the `Arc` is cloned
+{
+    this.clone()
+}
+
 #[inline(always)]
 pub fn assert_static<T: ?Sized + 'static>(_: &T) {}
 

@@ -53,8 +53,9 @@ fn entry(options: &Options, mut function: Function) -> TokenStream {
                     let span = receiver.self_token.span;
                     let clone = Ident::new("__clone", Span::mixed_site());
                     let name = receiver::name(span);
+                    let krate = options.krate(span);
                     before.extend(quote_spanned!(span=>
-                        let #clone = ::core::clone::Clone::clone(self);
+                        let #clone = #krate::__private::clone_self(self);
                     ));
                     inside.extend(quote!(let #name = &#clone;));
                     body = receiver::replace(&body);

@@ -131,7 +131,9 @@ use proc_macro::TokenStream;
 /// A method of a trait can be implemented by an entry if the trait has it as
 /// `async fn` or as `-> impl Future`. So can one with a default body; there
 /// `Self` has to be `Clone + Send + 'static`. Traits that `#[async_trait]`
-/// rewrites are rewritten too early for this.
+/// rewrites are rewritten too early for this, and a method that borrows more than
+/// `self` can't be one: there, write `async fn`, take out what the plain code needs,
+/// and end with `run_sync(move || ..).await`.
 ///
 /// In a `&self` method, a macro that takes a format string and isn't of std,
 /// tracing, log, anyhow or eyre does not find `self` in it:
@@ -146,7 +148,8 @@ use proc_macro::TokenStream;
 /// - `#[instrument]` of tracing makes its span on the coroutine, around the
 ///   body. Above and below `#[entry]` mean the same.
 /// - Any other attribute above `#[entry]` sees the plain function, which is
-///   mostly not what it is for.
+///   mostly not what it is for: `#[axum::debug_handler]` says there that a
+///   `String` is not a future.
 /// - Any other attribute below `#[entry]` sees the async function: documentation,
 ///   `#[cfg]`, `#[must_use]`, lints, and those of frameworks, such as
 ///   `#[axum::debug_handler]`. Lints apply to the body too.

@@ -228,7 +228,8 @@ impl Builder {
     pub fn run_sync<F, T>(self, f: F) -> Run<F, T>
     where
         F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
+        // The compiler quotes the line of the bound, at an entry too.
+        T: Send + 'static, // or write `run_sync_local`, `#[greenhack::entry(local)]`
     {
         Run::new(self.config::<F>(), f)
     }

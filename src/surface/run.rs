@@ -112,8 +112,9 @@ use crate::ground::sync::{Mutex, MutexGuard};
 /// ```
 pub fn run_sync<F, T>(f: F) -> Run<F, T>
 where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static, // or write `run_sync_local`
+    // The compiler quotes the line of the bound.
+    T: Send + 'static, // or write `run_sync_local`
 {
     builder().run_sync(f)
 }
