@@ -264,8 +264,8 @@ fn unharmed(report: impl FnOnce()) {
     catch_unwind(AssertUnwindSafe(report)).unwrap_or_else(discard);
 }
 
-const REMEDY: &str = "block in `greenhack::block`, and let long computations call \
-     `greenhack::time::yield_now`";
+const REMEDY: &str = "block in `greenhack::block`, let long computations call \
+     `greenhack::time::consume_budget`, and hold no lock of std across a wait";
 
 impl Late {
     fn report(self) {
