@@ -28,6 +28,10 @@ pub mod cookbook {
     #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/guards.md")]
     pub mod guards {}
+    #[cfg(all(feature = "axum", feature = "macros", feature = "ureq"))]
+    #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+    #[doc = include_str!("../docs/cookbook/handlers.md")]
+    pub mod handlers {}
     #[cfg(all(feature = "ureq", not(doctest)))]
     #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
     #[doc = include_str!("../docs/cookbook/http.md")]
