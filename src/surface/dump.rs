@@ -172,6 +172,40 @@ pub fn note_times(on: bool) {
 /// The stacks of several threads, from [`all`].
 ///
 /// Shown with `{}` it is a report of lines.
+///
+/// # Examples
+///
+/// What a service that stands still is asked first: what waits where, how many times?
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::time::Duration;
+///
+/// use greenhack::{await_sync, builder, dump};
+///
+/// fn waits(dump: &dump::Dump) -> BTreeMap<String, usize> {
+///     let mut waits = BTreeMap::new();
+///     for stack in dump.threads().iter().filter_map(dump::Thread::stacks).flatten() {
+///         if let Some(location) = stack.location() {
+///             *waits.entry(format!("{} at {location}", stack.name())).or_default() += 1;
+///         }
+///     }
+///     waits
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// for _ in 0..3 {
+///     let soup = builder().name("soup").run_sync(|| await_sync(std::future::pending::<()>()));
+///     tokio::spawn(soup);
+/// }
+/// tokio::task::yield_now().await;
+///
+/// let dump = dump::all(Duration::from_secs(1)).await;
+/// let (place, count) = waits(&dump).pop_first().unwrap();
+/// assert!(place.starts_with("soup at "), "{place}");
+/// assert_eq!(count, 3);
+/// # });
+/// ```
 #[derive(Clone, Debug)]
 pub struct Dump {
     threads: Vec<Thread>,
@@ -193,6 +227,10 @@ impl fmt::Display for Dump {
 /// The stacks of a thread, from [`this_thread`] or [`all`].
 ///
 /// Shown with `{}` it is a report of lines.
+///
+/// # Examples
+///
+/// See the [module](self).
 #[derive(Clone, Debug)]
 pub struct Thread {
     name: String,
@@ -231,6 +269,10 @@ impl fmt::Display for Thread {
 /// The stack of a run, or of a closure in a [scope](crate::scope), at one moment.
 ///
 /// Shown with `{}` it is a report of lines.
+///
+/// # Examples
+///
+/// See [`Dump`].
 #[derive(Clone, Debug)]
 pub struct Stack {
     account: Account,

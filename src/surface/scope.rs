@@ -352,6 +352,10 @@ impl<'scope, 'env> Scope<'scope, 'env> {
 /// The handle of a closure that was started with [`Scope::spawn`].
 ///
 /// If it is dropped, the closure goes on, and the scope waits for it.
+///
+/// # Examples
+///
+/// See [`scope`].
 pub struct ScopedJoinHandle<'scope, R> {
     packet: Rc<Packet<'scope, R>>,
     orders: Rc<Orders>,

@@ -11,6 +11,37 @@
 //!
 //! A service that wants no hop brings its async code to workers of its own,
 //! see [`Builder::run_each`].
+//!
+//! # Examples
+//!
+//! From the beginning of a `main` to its end:
+//!
+//! ```
+//! use std::io;
+//! use std::time::Duration;
+//!
+//! use greenhack::{await_sync, run_sync, workers};
+//!
+//! fn serve() -> String {
+//!     await_sync(tokio::task::yield_now());
+//!     std::thread::current().name().unwrap_or_default().to_owned()
+//! }
+//!
+//! fn main() -> io::Result<()> {
+//!     workers::Builder::new().threads(2).thread_name("run").start()?;
+//!
+//!     let runtime = tokio::runtime::Runtime::new()?;
+//!     let thread = runtime.block_on(async { run_sync(serve).await });
+//!     assert!(thread.starts_with("run-"));
+//!     assert_eq!(workers::metrics().started(), 1);
+//!
+//!     // With the runtime the requests end, then what is left of their runs.
+//!     drop(runtime);
+//!     await_sync(workers::shutdown(Duration::from_secs(10)));
+//!     assert_eq!(workers::metrics().live(), 0);
+//!     Ok(())
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};

@@ -287,7 +287,11 @@ impl<S> Layer<S> for RequestLimit {
     }
 }
 
-/// A service behind a [`RequestLimit`].
+/// A service behind a [`RequestLimit`], which is its `Layer`.
+///
+/// # Examples
+///
+/// See [`RequestLimit`].
 #[derive(Clone, Debug)]
 pub struct LimitedRequests<S> {
     limit: RequestLimit,

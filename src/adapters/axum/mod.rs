@@ -9,6 +9,48 @@
 //! [`Distributor`] is the part that hands the connections out, for servers other
 //! than axum's. With `ReusePort` the system does, on Linux. [`RequestLimit`] is a
 //! layer that lets the requests that are too many wait, or refuses them.
+//!
+//! # Examples
+//!
+//! A service needs [`serve`], and limits:
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use greenhack::await_sync;
+//! use greenhack::axum::RequestLimit;
+//! # use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! use tokio::net::TcpListener;
+//!
+//! #[greenhack::entry]
+//! fn soup() -> &'static str {
+//!     await_sync(tokio::task::yield_now());
+//!     "soup"
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> std::io::Result<()> {
+//! let limit = RequestLimit::new(1_000).max_waiting(10_000);
+//! let app = Router::new().route("/", get(soup)).layer(limit.clone());
+//!
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let server = greenhack::axum::serve(listener, app).max_connections(20_000);
+//! let (address, connections) = (server.local_addr()?, server.connections());
+//! # let server =
+//! tokio::spawn(server.into_future());
+//!
+//! # let mut client = tokio::net::TcpStream::connect(address).await?;
+//! # client.write_all(b"GET / HTTP/1.1\r\nHost: it\r\n\r\n").await?;
+//! # let mut answer = [0; 1000];
+//! # let mut length = 0;
+//! # while !answer[..length].ends_with(b"soup") {
+//! #     length += client.read(&mut answer[length..]).await?;
+//! # }
+//! // A client has been answered, and is still connected.
+//! assert_eq!((connections.live(), limit.shed()), (1, 0));
+//! # server.abort();
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod distributor;

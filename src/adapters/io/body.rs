@@ -319,10 +319,26 @@ fn panicked(payload: &(dyn Any + Send)) -> io::Error {
 }
 
 /// The stream of [`body`].
+///
+/// # Cancel safety
+///
+/// If it is dropped, the closure is cancelled.
+///
+/// # Examples
+///
+/// See [`body`].
 #[must_use = "streams do nothing unless they are polled"]
 pub struct BodyStream(Producer<BoxFuture<'static, io::Result<()>>>);
 
 /// The stream of [`body_local`].
+///
+/// # Cancel safety
+///
+/// If it is dropped, the closure is cancelled.
+///
+/// # Examples
+///
+/// See [`body_local`].
 #[must_use = "streams do nothing unless they are polled"]
 pub struct LocalBodyStream(Producer<LocalBoxFuture<'static, io::Result<()>>>);
 

@@ -37,6 +37,32 @@
 //!
 //! With `cancel_as_error()` nothing unwinds, and every wait after the cancellation
 //! fails, that of a `BufWriter` that is dropped too. What it holds is lost.
+//!
+//! # Examples
+//!
+//! Plain code between a request body and the body of its answer, line by line:
+//!
+//! ```
+//! use std::io::{BufRead, Write};
+//!
+//! use futures::{TryStreamExt, stream};
+//! use greenhack::io::{StreamReader, body};
+//!
+//! # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+//! let upload = ["so", "up\nri", "ce\n"].map(|chunk| Ok::<_, &str>(chunk.as_bytes()));
+//! let upload = StreamReader::new(stream::iter(upload));
+//!
+//! let download = body(|out| {
+//!     for dish in upload.lines() {
+//!         writeln!(out, "a plate of {}", dish?)?;
+//!     }
+//!     Ok(())
+//! });
+//!
+//! let download: Vec<_> = download.try_collect().await.unwrap();
+//! assert_eq!(download.concat(), b"a plate of soup\na plate of rice\n");
+//! # });
+//! ```
 #![forbid(unsafe_code)]
 
 mod async_reader;

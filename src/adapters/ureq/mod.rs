@@ -48,6 +48,36 @@
 //! [`Error::Other`](::ureq::Error::Other), which says what to write. It is an error
 //! instead of a panic because ureq is between you and the wait, and a panic could not
 //! name your line.
+//!
+//! # Examples
+//!
+//! Two requests at once, from a plain function, on the thread that also answers them:
+//!
+//! ```
+//! use axum::{Router, extract::Path, routing::get};
+//! use greenhack::{join, run_sync};
+//! use tokio::net::TcpListener;
+//! use ureq::Agent;
+//!
+//! fn price(agent: &Agent, market: &str, dish: &str) -> Result<String, ureq::Error> {
+//!     let mut response = agent.get(format!("{market}/{dish}")).call()?;
+//!     response.body_mut().read_to_string()
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let app = Router::new().route("/{dish}", get(|Path(dish): Path<String>| async { dish + ": 3" }));
+//! let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+//! let market = format!("http://{}", listener.local_addr().unwrap());
+//! tokio::spawn(axum::serve(listener, app).into_future());
+//!
+//! let agent = greenhack::ureq::agent();
+//! let prices = run_sync(move || {
+//!     join(|| price(&agent, &market, "soup"), || price(&agent, &market, "rice"))
+//! });
+//! let (soup, rice) = prices.await;
+//! assert_eq!((&*soup.unwrap(), &*rice.unwrap()), ("soup: 3", "rice: 3"));
+//! # });
+//! ```
 #![forbid(unsafe_code)]
 
 mod connect;
