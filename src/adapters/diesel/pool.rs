@@ -19,14 +19,17 @@ use ::diesel::result::{ConnectionError, Error};
 use ::diesel::{ConnectionResult, QueryResult};
 
 use super::blocking::{Breakable, end_transaction, intact};
-use crate::run_sync;
+use crate::builder;
+
+/// The name of the runs. That of their closures has the types of the whole connection.
+const NAME: &str = "greenhack::diesel::Manager";
 
 /// Opens and checks the connections of a pool, with plain code.
 ///
 /// For [deadpool](super::deadpool) and [bb8](super::bb8), and for any connection of
 /// Diesel's kind, also one of `#[derive(MultiConnection)]`. Both pools call it in
 /// futures, wherever somebody asks for a connection; it runs its plain code in runs
-/// of its own.
+/// of its own, which are called `greenhack::diesel::Manager`.
 ///
 /// # Examples
 ///
@@ -89,7 +92,8 @@ impl<C: Connection + 'static> Manager<C> {
 
     pub(super) async fn open(&self) -> ConnectionResult<Idle<C>> {
         let establish = self.establish.clone();
-        Ok(Idle(Some(run_sync(move || establish()).await?)))
+        let run = builder().name(NAME).run_sync(move || establish());
+        Ok(Idle(Some(run.await?)))
     }
 
     /// Whether a connection may be lent again.
@@ -105,11 +109,11 @@ impl<C: Connection + 'static> Manager<C> {
         let Some(mut conn) = idle.0.take() else {
             unreachable!("what is gone is broken");
         };
-        let (conn, answer) = run_sync(move || {
+        let run = builder().name(NAME).run_sync(move || {
             let answer = conn.batch_execute("SELECT 1");
             (conn, answer)
-        })
-        .await;
+        });
+        let (conn, answer) = run.await;
         idle.0 = Some(conn);
         answer.map_err(|error| ConnectionError::BadConnection(error.to_string()))
     }

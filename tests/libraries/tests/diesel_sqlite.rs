@@ -20,7 +20,7 @@ use diesel::prelude::*;
 use diesel::result::Error;
 use diesel::sql_types::Integer;
 use greenhack::diesel::{Manager, SqliteConnection};
-use greenhack::{await_sync, builder, run_sync, run_sync_local, shield};
+use greenhack::{await_sync, builder, dump, run_sync, run_sync_local, shield};
 use tokio::sync::{mpsc, oneshot};
 
 use orders::{AnyConnection, Pool, add, all, ids, migrate, order, serve};
@@ -398,6 +398,26 @@ fn pools_stay_full_and_clean() {
         orders::the_pool_stays_full_and_clean(place, orders::deadpool(file.manager())).await;
         let file = File::with_orders();
         orders::the_pool_stays_full_and_clean(place, orders::bb8(file.manager())).await;
+    });
+}
+
+#[test]
+fn the_runs_of_a_manager_have_a_short_name() {
+    current_thread().block_on(async {
+        let file = File::with_orders();
+        let (url, (send, mut names)) = (file.url(), mpsc::unbounded_channel());
+        let pool = orders::deadpool(Manager::with(move || {
+            let thread = dump::this_thread();
+            let stacks = thread.stacks().unwrap().iter();
+            stacks.for_each(|stack| send.send(stack.name().to_owned()).unwrap());
+            open(&url)
+        }));
+        let run = run_sync(move || ids(&mut pool.lend()));
+        assert!(run.await.is_empty());
+        let mut name = || names.try_recv();
+        assert!(name().unwrap().contains("the_runs_of_a_manager"));
+        assert_eq!(name().unwrap(), "greenhack::diesel::Manager");
+        assert!(name().is_err());
     });
 }
 
