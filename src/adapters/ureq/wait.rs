@@ -38,8 +38,18 @@ pub(super) fn within<T>(
     }
     match try_await_sync(limited) {
         Ok(result) => result,
+        Err(refused) if refused.is_async_code() => Err(async_code()),
         Err(refused) => Err(Error::Other(refused.to_string().into())),
     }
+}
+
+/// The caller has written no `await_sync`, and a request has no `.await`.
+#[cold]
+fn async_code() -> Error {
+    let why = "a request of `greenhack::ureq` was made, or its response read, in async code, \
+               which must not block; run the plain code that does it with \
+               `greenhack::run_sync(|| ..).await`";
+    Error::Other(why.into())
 }
 
 #[cold]
