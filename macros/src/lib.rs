@@ -91,6 +91,10 @@ use proc_macro::TokenStream;
 /// For one call in a function that is async already, use `run_sync`. For the
 /// function where the program begins, use [`macro@main`].
 ///
+/// To plain code an entry is an async function as any: `await_sync(checkout(..))`.
+/// Where that happens often, let both call a plain function, which needs neither a
+/// future nor a second stack.
+///
 /// # Options
 ///
 /// | option | meaning | default |

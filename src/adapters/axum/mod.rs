@@ -307,7 +307,8 @@ impl<L: Listener<Io: Movable>, M, S> Serve<L, M, S> {
 
     /// Sets the workers: their number, their names, and whether each is kept on
     /// one core. Otherwise there is one for each core, called `serve-0` and so
-    /// on, and the system moves them as it likes.
+    /// on, and the system moves them as it likes. Give two servers of one process
+    /// other names: by these [`dump`](crate::dump) tells their workers apart.
     pub fn with_workers(mut self, workers: workers::Builder) -> Self {
         self.workers = workers;
         self
