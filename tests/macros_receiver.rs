@@ -215,6 +215,34 @@ async fn self_is_found_in_macros_and_in_their_format_strings() {
     );
 }
 
+/// Writes a method of its own, around what it is given.
+macro_rules! method {
+    ($(#[$attr:meta])* fn $name:ident(&$this:ident, $arg:ident: $ty:ty) $body:block) => {
+        $(#[$attr])*
+        fn $name(&$this, $arg: $ty) -> String {
+            later(());
+            $body
+        }
+    };
+}
+
+impl Counter {
+    method! {
+        #[greenhack::entry]
+        fn by_a_macro(&self, more: u32) {
+            format!("{self} and {more}, {}", self.helper())
+        }
+    }
+}
+
+#[tokio::test]
+async fn self_and_other_names_are_found_in_a_method_that_a_macro_has_written() {
+    let counter = counter(3);
+    let (count, helper) = (counter.to_string(), counter.helper());
+    let expected = format!("{count} and 4, {helper}");
+    assert_eq!(counter.by_a_macro(4).await, expected);
+}
+
 #[tokio::test]
 async fn nested_items_keep_their_own_self() {
     assert_eq!(counter(1).with_nested_items().await, 2 + 21 + 1);

@@ -27,10 +27,10 @@ pub(crate) const NAME: &str = "__self";
 
 /// The identifier that stands for a `self` written at `span`.
 ///
-/// A name in a format string resolves at the place of the attribute, so this
-/// one has to as well.
+/// It resolves as that does, also where a macro has written the method: the names
+/// in a format string resolve where the string was written, all of them.
 pub(crate) fn name(span: Span) -> Ident {
-    Ident::new(NAME, Span::call_site().located_at(span))
+    Ident::new(NAME, span)
 }
 
 /// If the receiver is `&self`, returns the type behind the reference.
@@ -181,7 +181,7 @@ fn replace_in_string(literal: &Literal) -> Literal {
     out.push_str(rest);
     match out.parse::<Literal>() {
         Ok(mut new) if out != text => {
-            new.set_span(Span::call_site().located_at(literal.span()));
+            new.set_span(literal.span());
             new
         }
         _ => literal.clone(),
