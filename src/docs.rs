@@ -73,12 +73,11 @@ pub mod design {}
 
 // Its pictures are no files in the documentation. What shows them where the page is read
 // as a file is the last of the page, and hidden; they themselves follow.
+#[doc = include_str!("../docs/performance.md")]
 #[cfg_attr(
     not(doctest),
-    doc = "<style>img[src='serve.svg'], img[src='peers.svg'] { display: none; }</style>\n\n"
+    doc = "\n\n<style>img[src='serve.svg'], img[src='peers.svg'] { display: none; }</style>\n\n"
 )]
-#[doc = include_str!("../docs/performance.md")]
-#[cfg_attr(not(doctest), doc = "\n\n")]
 #[cfg_attr(not(doctest), doc = include_str!("../docs/serve.svg"))]
 #[cfg_attr(not(doctest), doc = "\n\n")]
 #[cfg_attr(not(doctest), doc = include_str!("../docs/peers.svg"))]
