@@ -225,6 +225,10 @@ impl Builder {
     }
 
     /// Runs `f` as [`run_sync`](crate::run_sync) does, with these settings.
+    ///
+    /// # Examples
+    ///
+    /// See [`Builder`].
     pub fn run_sync<F, T>(self, f: F) -> Run<F, T>
     where
         F: FnOnce() -> T + Send + 'static,
