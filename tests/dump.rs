@@ -231,8 +231,18 @@ fn closures_of_a_scope_have_stacks_of_their_own() {
             );
         });
         run.await;
+        let seen = seen.take();
+        let whose: Vec<_> = seen
+            .iter()
+            .map(|stack| (stack.name(), stack.is_closure()))
+            .collect();
+        assert_eq!(whose, [("soup", false), ("soup", true), ("soup", true)]);
+        let shown = seen[1].to_string();
+        assert!(
+            shown.starts_with("- a closure of `soup` waits at "),
+            "{shown}"
+        );
         let seen: Vec<_> = seen
-            .take()
             .into_iter()
             .map(|stack| (stack.state(), stack.location()))
             .collect();

@@ -453,7 +453,7 @@ fn a_run_that_was_leaked_where_it_could_not_wait_is_not_resumed() {
                 let thread = this_thread();
                 let stacks = thread.stacks().unwrap();
                 let names: Vec<_> = stacks.iter().map(dump::Stack::name).collect();
-                assert_eq!(names, ["alone", "scoped", "a closure of a scope"]);
+                assert_eq!(names, ["alone", "scoped", "scoped"]);
                 for stack in stacks {
                     assert_eq!((stack.state(), stack.location()), (State::Leaked, None));
                 }

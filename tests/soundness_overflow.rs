@@ -46,8 +46,12 @@ fn explanation(child: &Output) -> Option<String> {
 
 #[track_caller]
 fn says(child: &Output, name: &str, size: usize) {
+    says_of(child, &format!("`{name}`"), size);
+}
+
+fn says_of(child: &Output, whom: &str, size: usize) {
     let expected = format!(
-        "greenhack: `{name}` has overflowed its stack of {size} bytes; set a larger \
+        "greenhack: {whom} has overflowed its stack of {size} bytes; set a larger \
          `stack_size`, or call what needs so much with `greenhack::on_thread_stack`"
     );
     assert_eq!(explanation(child), Some(expected));
@@ -102,7 +106,7 @@ fn an_overflow_in_a_closure_of_a_scope_is_explained() {
     let child = in_child("an_overflow_in_a_closure_of_a_scope_is_explained", || {
         run("menu", 256 * KIB, || _ = join(overflow, || 1));
     });
-    says(&child, "a closure of a scope", 256 * KIB);
+    says_of(&child, "a closure of `menu`", 256 * KIB);
 }
 
 #[test]

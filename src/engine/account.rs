@@ -11,7 +11,7 @@ use std::panic::Location;
 use std::ptr;
 use std::time::Duration;
 
-use super::context::Header;
+use super::context::{Header, Kind};
 use super::spans::Unnamed;
 
 /// What is known of a coroutine at one moment.
@@ -23,6 +23,7 @@ pub(crate) struct Account {
     pub(crate) location: Option<&'static Location<'static>>,
     /// For how long, if times are taken.
     pub(crate) waited: Option<Duration>,
+    pub(crate) is_closure: bool,
     /// The names of the spans that it holds open, outermost first.
     pub(crate) spans: Vec<&'static str>,
     unnamed: Unnamed,
@@ -61,6 +62,7 @@ impl Account {
             state: header.state(),
             location: None,
             waited: header.since().map(|since| since.elapsed()),
+            is_closure: header.kind() == Kind::Child,
             spans: Vec::new(),
             unnamed: header.spans(),
             stack_size: header.stack_size(),

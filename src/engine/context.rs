@@ -455,16 +455,16 @@ impl Header {
         self.stack_size
     }
 
-    /// Measures its stack by this name, if that has its turn.
+    /// Measures its stack by its name, if that has its turn.
     ///
     /// # Safety
     ///
     /// The coroutine must not have run yet.
     #[cold]
-    pub(crate) unsafe fn measure(&self, name: &str) -> Option<Measured> {
+    pub(crate) unsafe fn measure(&self) -> Option<Measured> {
         // SAFETY: the header is in the attic of the stack, and nothing has run there,
         // by the caller.
-        unsafe { measure::begin(ptr::from_ref(self).addr(), self.stack_size, name) }
+        unsafe { measure::begin(ptr::from_ref(self).addr(), self.stack_size, &self.name) }
     }
 
     /// The slot of the future that the suspended coroutine waits for.

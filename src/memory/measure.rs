@@ -128,8 +128,8 @@ pub struct StackUse {
 impl StackUse {
     /// Returns the [`name`](crate::Builder::name) of the runs.
     ///
-    /// A closure of a scope goes by the name of the run that calls the scope. Where it was
-    /// another closure that has called it, or a plain thread, it is `a closure of a scope`.
+    /// A closure of a scope goes by the name of the run that it is a part of. Where a plain
+    /// thread has called the scope, it is `a closure of a scope`.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -287,9 +287,15 @@ impl Stack {
         }
     }
 
-    /// Returns the [name](crate::Builder::name) of the run.
+    /// Returns the [name](crate::Builder::name) of the run. A closure of a
+    /// [scope](crate::scope) goes by the name of the run that it is a part of.
     pub fn name(&self) -> &str {
         &self.account.name
+    }
+
+    /// Whether it is not a run but a closure of a [scope](crate::scope).
+    pub fn is_closure(&self) -> bool {
+        self.account.is_closure
     }
 
     /// Returns what it is about.
@@ -370,7 +376,12 @@ impl fmt::Display for Stack {
             State::CleaningUp => "was cancelled, and cleans up",
             State::Leaked => "was leaked",
         };
-        write!(f, "- `{}` {state}", self.name())?;
+        let closure = if self.is_closure() {
+            "a closure of "
+        } else {
+            ""
+        };
+        write!(f, "- {closure}`{}` {state}", self.name())?;
         if let Some(location) = self.location() {
             write!(f, " at {location}")?;
         }

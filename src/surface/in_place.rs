@@ -121,7 +121,7 @@ impl Home {
     #[inline(never)]
     unsafe fn measure(&self, header: &Header) {
         // SAFETY: the caller's.
-        if let Some(measured) = unsafe { header.measure(header.name()) } {
+        if let Some(measured) = unsafe { header.measure() } {
             let _ = self.extras.get_or_init(Rc::default).measured.set(measured);
         }
     }

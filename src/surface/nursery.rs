@@ -76,7 +76,8 @@ use crate::ground::nobody;
 use crate::memory::measure::{self, Measured};
 use crate::memory::pool;
 
-/// The name of a child.
+/// The name of a child of a plain thread. Others go by that of the caller, which is the
+/// handler's, however deep the scopes are nested.
 const NAME: &str = "a closure of a scope";
 
 /// How often children are polled in place where the caller can't wait.
@@ -145,8 +146,8 @@ pub struct Scope<'scope, 'env: 'scope> {
 pub(crate) struct Nursery {
     /// What closures have for stacks, in bytes.
     stack_size: usize,
-    /// By what name their stacks are measured.
-    measured_as: Cow<'static, str>,
+    /// What they are called.
+    name: Cow<'static, str>,
     /// Children that the driver has not yet seen.
     incoming: RefCell<Vec<Child>>,
     /// A child that a future beside the others polls.
@@ -199,17 +200,17 @@ impl<'scope> Scope<'scope, '_> {
         let size = self.nursery.stack_size;
         let stack = match pool::take(size, overflow::watch) {
             Ok(stack) => stack,
-            Err(error) => panic!("{}", pool::complaint(size, NAME, &error)),
+            Err(error) => panic!("{}", self.nursery.complaint(&error)),
         };
         let (spot, thread) = (Spot::here(), ThreadToken::current());
-        let header = |size| Header::new(NAME.into(), Kind::Child, size, spot, thread, false);
+        let name = self.nursery.name.clone();
+        let header = |size| Header::new(name, Kind::Child, size, spot, thread, false);
         // SAFETY: what `f` borrows lives for `'scope`, which ends after `run`
         // has returned, or never (N1).
         let coroutine = unsafe { Coroutine::new(stack, header, OnceCell::new(), f) };
         if measure::is_on() {
-            let name = &self.nursery.measured_as;
             // SAFETY: it is the header of a coroutine that has not run yet.
-            if let Some(measured) = unsafe { coroutine.header().measure(name) } {
+            if let Some(measured) = unsafe { coroutine.header().measure() } {
                 let _ = coroutine.owners().set(measured);
             }
         }
@@ -225,6 +226,12 @@ impl<'scope> Scope<'scope, '_> {
 }
 
 impl Nursery {
+    #[cold]
+    fn complaint(&self, error: &io::Error) -> String {
+        let whom = format!("a closure of `{}`", self.name);
+        pool::complaint(self.stack_size, &whom, error)
+    }
+
     /// Tells all children, and those that come, to end.
     pub(crate) fn cancel(&self) {
         self.raise(Interrupt::Cancel);
@@ -328,9 +335,9 @@ where
                 Caller::Run(header) => header.stack_size(),
                 Caller::Thread(_) => pool::DEFAULT_SIZE,
             },
-            measured_as: match &caller {
-                Caller::Run(header) if measure::is_on() => header.owned_name(),
-                _ => NAME.into(),
+            name: match &caller {
+                Caller::Run(header) => header.owned_name(),
+                Caller::Thread(_) => NAME.into(),
             },
             incoming: RefCell::default(),
             lent: RefCell::default(),
