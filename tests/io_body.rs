@@ -25,7 +25,7 @@ use greenhack::io::{
 use greenhack::{await_sync, leaked_runs, run_sync_local};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use support::{Fixture, Log, PLACES, Place, panic_of, paused, signal};
-use tokio::task::yield_now;
+use tokio::task::{coop, yield_now};
 
 assert_impl_all!(BodyStream: Send, Unpin);
 assert_impl_all!(BodyWriter: Send, Sync, Unpin, Write);
@@ -90,6 +90,29 @@ fn what_is_written_comes_in_chunks() {
         let (chunks, error) = all(body).await;
         assert_eq!(chunks, ["0123", "4567", "8", "a", "b"]);
         assert!(error.is_none());
+    });
+}
+
+#[test]
+fn a_task_that_has_had_its_share_gets_the_last_chunk() {
+    in_each_place(|place| async move {
+        // At each point of tokio's budget, which is 128.
+        for spent in 0..=128 {
+            yield_now().await;
+            let body = body_in(place, |out| out.write_all(b"soup"));
+            poll_fn(|cx| {
+                for _ in 0..spent {
+                    if let Poll::Ready(unit) = coop::poll_proceed(cx) {
+                        unit.made_progress();
+                    }
+                }
+                Poll::Ready(())
+            })
+            .await;
+            let (chunks, error) = all(body).await;
+            assert_eq!(chunks, ["soup"], "when {spent} had been spent");
+            assert!(error.is_none());
+        }
     });
 }
 

@@ -71,11 +71,15 @@ where
             return Poll::Ready(Some(Ok(chunk)));
         }
         self.poll_run(cx);
-        if let Poll::Ready(Some(chunk)) = self.chunks.poll_recv(cx) {
-            return Poll::Ready(Some(Ok(chunk)));
-        }
         if matches!(self.run, State::Running(_)) {
-            return Poll::Pending;
+            return match self.chunks.poll_recv(cx) {
+                Poll::Ready(Some(chunk)) => Poll::Ready(Some(Ok(chunk))),
+                _ => Poll::Pending,
+            };
+        }
+        // Not by a poll: that finds nothing once the task has had its share.
+        if let Ok(chunk) = self.chunks.try_recv() {
+            return Poll::Ready(Some(Ok(chunk)));
         }
         match std::mem::replace(&mut self.run, State::Ended(Ok(()))) {
             State::Ended(Err(error)) => Poll::Ready(Some(Err(error))),
