@@ -146,6 +146,26 @@ fn a_shutdown_leaks_what_has_not_ended_within_its_limit() {
     );
 }
 
+#[test]
+fn a_worker_that_was_given_up_and_goes_on_ends_without_a_panic() {
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Arc::new(Mutex::new(may_go_on));
+    let (ended, has_ended) = mpsc::channel();
+    let (started, has_started) = mpsc::channel();
+    let workers = Builder::new().threads(1).run_each(move |_| async move {
+        yield_now().await;
+        started.send(()).unwrap();
+        // It blocks its thread.
+        may_go_on.lock().unwrap().recv().unwrap();
+        on_drop(move || ended.send(thread::panicking()).unwrap())
+    });
+    has_started.recv().unwrap();
+    await_sync(workers.unwrap().shutdown(Duration::ZERO));
+    go_on.send(()).unwrap();
+    // What it returns is dropped at the end of its thread.
+    assert_eq!(has_ended.recv(), Ok(false));
+}
+
 /// Runs this test binary again for one test.
 fn in_a_process_of_its_own(test: &str, f: impl FnOnce()) {
     if std::env::var_os("GREENHACK_OWN_PROCESS").is_some() {

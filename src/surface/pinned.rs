@@ -10,6 +10,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::workers::{Builder, Staff, Started, drive, hire, runtime};
-use crate::ground::error::discard;
+use crate::ground::error::{discard, keep_first};
 
 /// How long what is left on a worker may take to end, if nobody says it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -174,6 +175,21 @@ impl<T> Shared<T> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes what the workers' futures have returned, or a panic of one of them.
+    fn take_outputs(&self) -> thread::Result<Vec<T>> {
+        // Their places stay, for a worker that was given up and goes on later.
+        let outcomes: Vec<_> = self.outcomes().iter_mut().map(Option::take).collect();
+        let (mut outputs, panicked) = (Vec::with_capacity(outcomes.len()), Cell::new(None));
+        // One that was ended because of a panic of another has none.
+        for outcome in outcomes.into_iter().flatten() {
+            match outcome {
+                Ok(output) => outputs.push(output),
+                Err(payload) => keep_first(&panicked, payload),
+            }
+        }
+        panicked.take().map_or(Ok(outputs), Err)
+    }
+
     fn close(&self) {
         self.closed.send_replace(true);
     }
@@ -203,12 +219,7 @@ impl<T> Workers<T> {
         self.shared.staff.set_limit(limit);
         self.shared.close();
         self.shared.staff.end_within(limit).await;
-        let outcomes = std::mem::take(&mut *self.shared.outcomes());
-        let panicked = outcomes
-            .into_iter()
-            .flatten()
-            .find_map(|outcome| outcome.err());
-        if let Some(payload) = panicked {
+        if let Err(payload) = self.shared.take_outputs() {
             resume_unwind(payload);
         }
     }
@@ -220,20 +231,9 @@ impl<T> Future for Workers<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<T>> {
         ready!(self.ended.as_mut().poll(cx));
         // To be polled again is for `async` code to refuse: it panics.
-        let outcomes = std::mem::take(&mut *self.shared.outcomes());
-        let mut outputs = Vec::with_capacity(outcomes.len());
-        let mut panicked = None;
-        for outcome in outcomes {
-            match outcome {
-                Some(Ok(output)) => outputs.push(output),
-                Some(Err(payload)) => panicked = Some(payload),
-                // It was ended because of a panic of another.
-                None => {}
-            }
-        }
-        match panicked {
-            Some(payload) => resume_unwind(payload),
-            None => Poll::Ready(outputs),
+        match self.shared.take_outputs() {
+            Ok(outputs) => Poll::Ready(outputs),
+            Err(payload) => resume_unwind(payload),
         }
     }
 }
