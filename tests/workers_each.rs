@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::future::{Future, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -15,6 +15,7 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
+use futures::FutureExt;
 use greenhack::workers::{Builder, Worker, Workers};
 use greenhack::{await_sync, leaked_runs, run_sync, run_sync_local};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
@@ -164,6 +165,43 @@ fn a_worker_that_was_given_up_and_goes_on_ends_without_a_panic() {
     go_on.send(()).unwrap();
     // What it returns is dropped at the end of its thread.
     assert_eq!(has_ended.recv(), Ok(false));
+}
+
+#[test]
+fn a_shutdown_needs_no_timer_of_the_caller() {
+    let own = || two().run_each(|_| pending::<()>()).unwrap();
+    let mut without_timer = tokio::runtime::Builder::new_current_thread();
+    let runtime = without_timer.build().unwrap();
+    runtime.block_on(own().shutdown(LONG));
+    futures::executor::block_on(own().shutdown(LONG));
+}
+
+#[test]
+fn a_shutdown_waits_whatever_the_clock_of_the_caller_says() {
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let may_go_on = Arc::new(Mutex::new(may_go_on));
+    let ends = Arc::new(AtomicUsize::new(0));
+    let counted = ends.clone();
+    let workers = Builder::new().threads(1).run_each(move |_| {
+        let guard = on_drop(move || {
+            may_go_on.lock().unwrap().recv().unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        async move {
+            let _guard = guard;
+            pending::<()>().await;
+        }
+    });
+    support::paused().block_on(async {
+        let mut shutdown = pin!(workers.unwrap().shutdown(LONG));
+        assert!(shutdown.as_mut().now_or_never().is_none());
+        // The clock of this runtime jumps to the end of that.
+        tokio::time::sleep(LONG * 2).await;
+        assert!(shutdown.as_mut().now_or_never().is_none());
+        go_on.send(()).unwrap();
+        shutdown.await;
+    });
+    assert_eq!(ends.load(Ordering::Relaxed), 1);
 }
 
 /// Runs this test binary again for one test.

@@ -494,8 +494,10 @@ impl Staff {
 
     /// Waits until no worker is left, or one has not ended in time.
     pub(super) async fn end_within(&self, limit: Duration) {
-        // On a runtime that has a timer, and is not that of the caller.
-        let ended = timeout(limit.saturating_add(GRACE), self.end());
+        // On a runtime that has a timer, and is not that of the caller. A timer belongs
+        // to the runtime in which it is made.
+        let ended = self.end();
+        let ended = async move { timeout(limit.saturating_add(GRACE), ended).await };
         let ended = outside::process_runtime().spawn(ended);
         if !matches!(ended.await, Ok(Ok(()))) {
             report::warn(
