@@ -168,6 +168,34 @@ fn a_worker_that_was_given_up_and_goes_on_ends_without_a_panic() {
 }
 
 #[test]
+fn the_limit_of_a_shutdown_is_that_of_a_cleanup_that_goes_on_already() {
+    in_a_process_of_its_own(
+        "the_limit_of_a_shutdown_is_that_of_a_cleanup_that_goes_on_already",
+        || {
+            let (cleaning, cleans) = mpsc::channel();
+            let workers = Builder::new().threads(1).run_each(move |_| async move {
+                let run = move || {
+                    let _guard = on_drop(move || {
+                        // Until the worker's future has returned.
+                        await_sync(yield_now());
+                        cleaning.send(()).unwrap();
+                        await_sync(pending::<()>());
+                    });
+                    await_sync(pending::<()>());
+                };
+                let builder = greenhack::builder().cleanup_budget(Duration::from_secs(3600));
+                let left = builder.run_sync(run).now_or_never();
+                assert!(left.is_none());
+            });
+            let workers = workers.unwrap();
+            cleans.recv().unwrap();
+            await_sync(workers.shutdown(Duration::ZERO));
+            assert_eq!(leaked_runs(), 1);
+        },
+    );
+}
+
+#[test]
 fn a_shutdown_needs_no_timer_of_the_caller() {
     let own = || two().run_each(|_| pending::<()>()).unwrap();
     let mut without_timer = tokio::runtime::Builder::new_current_thread();

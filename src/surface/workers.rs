@@ -49,12 +49,14 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use futures::future::select;
 use tokio::runtime::{Builder as RuntimeBuilder, Handle, LocalOptions, LocalRuntime};
 use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
@@ -455,7 +457,7 @@ fn work(shared: &Arc<Shared>, index: usize, started: Started) {
 
 /// What workers share with those who wait for their end.
 pub(super) struct Staff {
-    limit: Mutex<Duration>,
+    limit: watch::Sender<Duration>,
     /// How many workers there are.
     running: watch::Sender<usize>,
 }
@@ -463,7 +465,7 @@ pub(super) struct Staff {
 impl Staff {
     pub(super) fn new(limit: Duration) -> Staff {
         Staff {
-            limit: Mutex::new(limit),
+            limit: watch::Sender::new(limit),
             running: watch::Sender::new(0),
         }
     }
@@ -474,13 +476,21 @@ impl Staff {
         AtEnd(self)
     }
 
-    /// Sets how long what is left on a worker that closes may take to end.
+    /// Sets how long what is left on a worker that closes may take to end, from then on
+    /// where that has begun.
     pub(super) fn set_limit(&self, limit: Duration) {
-        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+        self.limit.send_replace(limit);
     }
 
-    fn limit(&self) -> Duration {
-        *self.limit.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until the time is over that what is left may take to end.
+    async fn limit_is_over(&self) {
+        let mut limit = self.limit.subscribe();
+        loop {
+            let current = *limit.borrow_and_update();
+            if timeout(current, limit.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Waits until no worker is left.
@@ -561,7 +571,7 @@ pub(super) fn drive(staff: &Staff, runtime: LocalRuntime, life: impl Future<Outp
         life.await;
         close();
         // What is left then is leaked when the runtime drops it.
-        let _ = timeout(staff.limit(), all_have_ended()).await;
+        select(pin!(all_have_ended()), pin!(staff.limit_is_over())).await;
     });
     drop(door);
     runtime.shutdown_background();
