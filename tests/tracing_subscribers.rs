@@ -9,12 +9,14 @@ mod help;
 mod support;
 
 use std::future::pending;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use events::Events;
+use futures::FutureExt;
 use greenhack::{await_in_drop, await_sync, run_sync, run_sync_local};
 use help::{poll_once, settle, succeeds_in_child};
 use support::{Place, current_thread, in_each_place, on_drop};
@@ -24,6 +26,7 @@ use tracing::instrument::{Instrument, WithSubscriber};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Event, Metadata, Subscriber, info, info_span};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Whether nothing records here.
 fn nobody_listens() -> bool {
@@ -377,4 +380,61 @@ fn a_panic_of_a_run_does_not_hide_its_subscriber() {
         assert!(nobody_listens());
     }));
     assert_eq!(events.take(), [": in the future"]);
+}
+
+/// A layer that panics when a span is entered, or exited, but not on its own thread.
+struct PanicsElsewhere {
+    home: ThreadId,
+    at_enter: bool,
+}
+
+impl PanicsElsewhere {
+    fn look(&self, what: &'static str) {
+        if thread::current().id() != self.home {
+            panic_any(what);
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for PanicsElsewhere {
+    fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+        if self.at_enter {
+            self.look("at the enter");
+        }
+    }
+
+    fn on_exit(&self, _: &Id, _: Context<'_, S>) {
+        if !self.at_enter {
+            self.look("at the exit");
+        }
+    }
+}
+
+#[test]
+fn a_panic_of_the_callers_subscriber_on_a_worker_reaches_the_caller() {
+    let fixture = support::Fixture::new(Place::Worker);
+    for at_enter in [true, false] {
+        let home = thread::current().id();
+        let layer = PanicsElsewhere { home, at_enter };
+        let dispatch = Dispatch::new(tracing_subscriber::registry().with(layer));
+        let (ended, has_ended) = std::sync::mpsc::channel();
+        let run = with_default(&dispatch, || {
+            let run = run_sync(move || {
+                let _guard = on_drop(move || ended.send(()).unwrap());
+                await_sync(pending::<()>());
+            });
+            run.instrument(info_span!("request"))
+        });
+        let run = AssertUnwindSafe(run.with_subscriber(dispatch));
+        let payload = fixture.block_on(run.catch_unwind()).unwrap_err();
+        let expected = if at_enter {
+            "at the enter"
+        } else {
+            "at the exit"
+        };
+        assert_eq!(support::text(&*payload), expected);
+        // It has not started, or is cancelled.
+        assert_eq!(has_ended.recv().is_ok(), !at_enter);
+    }
+    assert_eq!(fixture.block_on(run_sync(|| 1)), 1);
 }

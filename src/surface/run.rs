@@ -395,9 +395,9 @@ where
 
 /// The worker's side of a run, with what is current around it.
 ///
-/// Nobody awaits it, so that its panics end here: they are those of a caller who has
-/// gone. tokio would drop the payload, and a destructor that panics in there ends the
-/// worker.
+/// Nobody awaits it, so that its panics end here. Those of what is around the run are the
+/// caller's to see, and end the run; if he has gone, they are dropped. tokio would drop the
+/// payload, and a destructor that panics in there ends the worker.
 struct Task<F, T: 'static> {
     run: Option<TaskRun<F, T>>,
     surroundings: Surroundings,
@@ -421,7 +421,10 @@ where
             }
         }));
         polled.unwrap_or_else(|payload| {
-            discard(payload);
+            match &mut this.run {
+                Some(run) => run.fail(payload),
+                None => discard(payload),
+            }
             Poll::Ready(())
         })
     }
@@ -507,6 +510,21 @@ where
             drop(sender.send(outcome));
         }
         Poll::Ready(())
+    }
+}
+
+impl<F, T> TaskRun<F, T> {
+    /// Tells the caller of a panic beside the run, which is about to be dropped.
+    #[cold]
+    fn fail(&mut self, payload: Payload) {
+        self.live = None;
+        let unheard = match self.sender.take() {
+            Some(sender) => sender.send(Err(payload)),
+            None => Err(Err(payload)),
+        };
+        if let Err(Err(payload)) = unheard {
+            discard(payload);
+        }
     }
 }
 
