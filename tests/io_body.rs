@@ -94,6 +94,23 @@ fn what_is_written_comes_in_chunks() {
 }
 
 #[test]
+fn a_chunk_may_be_as_large_as_all_that_is_written() {
+    in_each_place(|place| async move {
+        let body = body_in(place, |out| {
+            out.set_chunk_size(usize::MAX);
+            (0..3).try_for_each(|_| out.write_all(&[7; 1024 * 1024]))?;
+            out.flush()?;
+            out.set_chunk_size(usize::MAX / 2);
+            out.write_all(b"rest")
+        });
+        let (chunks, error) = all(body).await;
+        let lengths: Vec<_> = chunks.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [3 * 1024 * 1024, 4]);
+        assert!(error.is_none());
+    });
+}
+
+#[test]
 fn a_task_that_has_had_its_share_gets_the_last_chunk() {
     in_each_place(|place| async move {
         // At each point of tokio's budget, which is 128.

@@ -18,6 +18,9 @@ use super::producer::{CHUNK, Producer, chunks};
 use super::wait::wait;
 use crate::{Cancelled, builder};
 
+/// For how many bytes there is memory before they are written.
+const MOST_RESERVED: usize = 1024 * 1024;
+
 /// Makes a stream of what `f` writes, such as the body of a response.
 ///
 /// `f` runs as a [run](crate::run_sync), which the stream drives, from its first
@@ -172,7 +175,8 @@ impl BodyWriter {
         (writer, receiver)
     }
 
-    /// Sets the size of the chunks from here on, in bytes. Zero means one.
+    /// Sets the size of the chunks from here on, in bytes. Zero means one, and
+    /// `usize::MAX` a chunk for each flush.
     ///
     /// # Examples
     ///
@@ -252,7 +256,7 @@ impl BodyWriter {
             self.flush()?;
         }
         if self.buffer.is_empty() {
-            self.buffer.reserve(self.chunk_size);
+            self.buffer.reserve(self.chunk_size.min(MOST_RESERVED));
         }
         Ok(self.chunk_size - self.buffer.len())
     }
