@@ -5,6 +5,7 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::future::pending;
+use std::iter::from_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::thread;
@@ -625,6 +626,41 @@ fn at_most_so_many_run_at_a_time() {
     });
     assert!(message.contains("limit of 0"), "{message}");
     assert_eq!(line, line!() - 3);
+}
+
+#[test]
+fn a_limit_that_is_none_takes_no_more_stacks_than_there_are_items() {
+    everywhere(|| {
+        let (now, most) = (Cell::new(0), Cell::new(0));
+        let mut left = 3..6;
+        // Nobody can tell how many there will be.
+        let items = from_fn(|| left.next());
+        let all_there = Semaphore::new(0);
+        let doubled = map_concurrent(usize::MAX, items, |item| {
+            now.set(now.get() + 1);
+            most.set(most.get().max(now.get()));
+            if now.get() == 3 {
+                all_there.add_permits(3);
+            }
+            await_sync(all_there.acquire()).unwrap().forget();
+            item * 2
+        });
+        assert_eq!(doubled, [6, 8, 10]);
+        assert_eq!(most.get(), 3);
+    });
+}
+
+#[test]
+fn items_end_with_the_first_that_is_none() {
+    everywhere(|| {
+        let mut steps = [Some(1), None, Some(2)].into_iter();
+        let items = from_fn(|| steps.next().flatten());
+        let taken = map_concurrent(3, items, |item| {
+            pause();
+            item
+        });
+        assert_eq!(taken, [1]);
+    });
 }
 
 #[test]

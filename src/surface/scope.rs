@@ -112,21 +112,10 @@ where
     F: FnOnce() -> R + 'env,
     R: 'env,
 {
-    join_each("join_all", closures)
-}
-
-/// [`join_all`] in the name of the public function `called`.
-#[track_caller]
-fn join_each<'env, I, F, R>(called: &str, closures: I) -> Vec<R>
-where
-    I: IntoIterator<Item = F>,
-    F: FnOnce() -> R + 'env,
-    R: 'env,
-{
     let closures: Vec<F> = closures.into_iter().collect();
     let outputs: Vec<Output<R>> = closures.iter().map(|_| Output::new()).collect();
     let to_fill = outputs.clone();
-    nursery::run(called, |scope| {
+    nursery::run("join_all", |scope| {
         for (f, output) in closures.into_iter().zip(to_fill) {
             scope.add(move || required(&scope.nursery, f, &output));
         }
@@ -138,8 +127,9 @@ where
 /// Suspends until `f` has been called with each of `items`, with at most `limit`
 /// calls at a time, and returns the results in order.
 ///
-/// As [`join_all`], with `limit` stacks. The next of `items` is taken when a call
-/// has ended, so they may be many.
+/// As [`join_all`], with `limit` stacks at most. The next of `items` is taken when a
+/// call has ended, so they may be many; stacks are taken as there are items for them, so
+/// the limit may be any.
 ///
 /// # Cancel safety
 ///
@@ -172,28 +162,74 @@ where
         limit > 0,
         "`map_concurrent` called with a limit of 0; write at least 1"
     );
-    let items = items.into_iter();
+    let items = items.into_iter().fuse();
     // No more stacks than items, as far as their number is known.
     let most = items.size_hint().1.unwrap_or(limit);
-    // An iterator may wait, too: for the next item of a stream, say.
-    let items = Mutex::new(items);
-    let outputs = RefCell::new(Vec::new());
-    let work = || {
-        loop {
-            let mut items = await_sync(items.lock());
-            let Some(item) = items.next() else { break };
-            let index = outputs.borrow().len();
-            outputs.borrow_mut().push(None);
-            drop(items);
-            let output = f(item);
-            outputs.borrow_mut()[index] = Some(output);
-        }
+    let work = Work {
+        limit: limit.min(most).max(1),
+        items: Mutex::new(items),
+        f,
+        outputs: RefCell::default(),
+        idle: Cell::new(0),
+        ends: RefCell::default(),
     };
-    join_each("map_concurrent", (0..limit.min(most)).map(|_| &work));
-    let outputs = outputs.into_inner().into_iter();
+    nursery::run("map_concurrent", |scope| {
+        work.hire(scope);
+        None
+    });
+    work.ends.into_inner().iter().for_each(ended);
+    let outputs = work.outputs.into_inner().into_iter();
     outputs
         .map(|output| output.expect("each call has ended"))
         .collect()
+}
+
+/// What [`map_concurrent`] has to do, and the closures that do it.
+struct Work<I, F, R> {
+    /// How many closures there may be.
+    limit: usize,
+    // An iterator may wait, too: for the next item of a stream, say.
+    items: Mutex<I>,
+    f: F,
+    /// What the calls have returned, or will.
+    outputs: RefCell<Vec<Option<R>>>,
+    /// How many closures have no item, and wait for one.
+    idle: Cell<usize>,
+    /// Where each closure leaves word when it has ended.
+    ends: RefCell<Vec<Output<()>>>,
+}
+
+impl<I, F, R> Work<I, F, R>
+where
+    I: Iterator,
+    F: Fn(I::Item) -> R,
+{
+    /// Adds a closure.
+    #[track_caller]
+    fn hire<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        let end = Output::new();
+        self.ends.borrow_mut().push(end.clone());
+        self.idle.set(self.idle.get() + 1);
+        scope.add(move || required(&scope.nursery, || self.work(scope), &end));
+    }
+
+    /// Takes item after item, and sees to it that another can take the next.
+    fn work<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) {
+        loop {
+            let mut items = await_sync(self.items.lock());
+            let Some(item) = items.next() else { break };
+            let index = self.outputs.borrow().len();
+            self.outputs.borrow_mut().push(None);
+            drop(items);
+            self.idle.set(self.idle.get() - 1);
+            if self.idle.get() == 0 && self.ends.borrow().len() < self.limit {
+                self.hire(scope);
+            }
+            let output = (self.f)(item);
+            self.outputs.borrow_mut()[index] = Some(output);
+            self.idle.set(self.idle.get() + 1);
+        }
+    }
 }
 
 /// Suspends until the first of some closures has ended that run at once, and
