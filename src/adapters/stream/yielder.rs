@@ -149,7 +149,7 @@ impl<T> Future for Yielding<'_, T> {
         let this = &mut *self;
         let waker = cx.waker().clone();
         let mut queue = this.shared.lock();
-        if queue.closed {
+        if queue.closed && (this.unwinding || queue.run_has_heard()) {
             drop(queue);
             if cfg!(panic = "abort") {
                 // It can't be cancelled, and may be without an end.
@@ -214,6 +214,7 @@ impl<T> Default for Shared<T> {
             taken: None,
             asked: false,
             closed: false,
+            closing: None,
             waiting: Vec::new(),
             consumer: None,
         }))
@@ -235,14 +236,20 @@ impl<T> Shared<T> {
         released
     }
 
-    /// Lets nobody wait for the stream from now on.
+    /// Lets nobody wait for the stream from now on. The run is to be dropped next, on
+    /// this thread.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.closing = Some(this_thread());
     }
 
-    /// Wakes who waits, to see that the stream is gone.
+    /// Wakes who waits, to see that the stream is gone, and its run was told.
     pub(super) fn wake_all(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let mut queue = self.lock();
+        queue.closing = None;
+        let waiting = std::mem::take(&mut queue.waiting);
+        drop(queue);
         waiting.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
@@ -274,6 +281,8 @@ struct Queue<T> {
     asked: bool,
     /// The stream is gone. Stays set.
     closed: bool,
+    /// The thread that has closed it, and is about to drop the run.
+    closing: Option<usize>,
     /// Who waits in a `yield_`: a few at most.
     waiting: Vec<(u64, Waker)>,
     /// Who waits for an item.
@@ -286,6 +295,13 @@ impl<T> Queue<T> {
         self.tickets += 1;
         self.items.push_back((ticket, item));
         ticket
+    }
+
+    /// Whether the generator, which is polled here, is cancelled already if it can be. On
+    /// a worker it may not have heard yet that the stream is gone, and a `yield_` that
+    /// returned would tell it that its item was taken.
+    fn run_has_heard(&self) -> bool {
+        self.closing.is_none_or(|thread| thread == this_thread())
     }
 
     fn is_released(&self, ticket: u64) -> bool {
@@ -331,6 +347,14 @@ impl<T> Queue<T> {
         self.asked = false;
         Some(item)
     }
+}
+
+/// What no other thread has, also while the thread's locals are destroyed.
+fn this_thread() -> usize {
+    thread_local! {
+        static MARK: u8 = const { 0 };
+    }
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 #[cfg(test)]
@@ -384,6 +408,31 @@ mod tests {
         assert!(shared.ask().is_some());
         assert!(second.poll_unpin(&mut cx).is_ready());
         assert!(shared.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn a_yield_waits_until_its_run_was_told_that_the_stream_is_gone() {
+        let shared = Shared::default();
+        let counter = Arc::new(Counter(Mutex::new(0)));
+        let waker = Waker::from(counter.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut waits = yielding(&shared, 1);
+        assert!(waits.poll_unpin(&mut cx).is_pending());
+        // On another thread, which drops the run next.
+        thread::scope(|s| s.spawn(|| shared.close()).join().unwrap());
+        let mut comes = yielding(&shared, 2);
+        for _ in 0..3 {
+            assert!(waits.poll_unpin(&mut cx).is_pending());
+            assert!(comes.poll_unpin(&mut cx).is_pending());
+        }
+        assert_eq!(*counter.0.lock().unwrap(), 0);
+        // It has. A run that can't be cancelled goes on.
+        shared.wake_all();
+        assert_eq!(*counter.0.lock().unwrap(), 2);
+        for yielding in [&mut waits, &mut comes] {
+            assert!(yielding.poll_unpin(&mut cx).is_pending());
+            assert!(yielding.poll_unpin(&mut cx).is_ready());
+        }
     }
 
     #[test]
