@@ -4,9 +4,11 @@
 mod support;
 
 use std::future::pending;
+use std::panic::AssertUnwindSafe;
 use std::thread;
 use std::time::Duration;
 
+use futures::FutureExt;
 use greenhack::{await_sync, leaked_runs, run_sync, workers};
 use support::{Fixture, Log, Place, on_drop, signal};
 use tokio::task::yield_now;
@@ -60,6 +62,11 @@ fn a_shutdown_cancels_all_runs_and_ends_the_threads() {
             await_sync(pending::<()>());
         })));
         wait.wait().await;
+        // One that no task awaits.
+        let mut polled = run_sync(|| await_sync(pending::<()>()));
+        for _ in 0..2 {
+            assert!(futures::poll!(&mut polled).is_pending());
+        }
         assert_eq!(leaked_runs(), 0);
 
         workers::shutdown(Duration::from_millis(200)).await;
@@ -71,6 +78,11 @@ fn a_shutdown_cancels_all_runs_and_ends_the_threads() {
             let payload = run.await.unwrap_err().into_panic();
             assert!(payload.is::<greenhack::Cancelled>());
         }
+        let payload = AssertUnwindSafe(&mut polled).catch_unwind().await;
+        assert!(payload.unwrap_err().is::<greenhack::Cancelled>());
+        let again = AssertUnwindSafe(&mut polled).catch_unwind().await;
+        let message = support::text(&*again.unwrap_err());
+        assert_eq!(message, "a run was polled after its end");
 
         let late = tokio::spawn(run_sync(|| ())).await.unwrap_err();
         let message = support::text(&*late.into_panic());

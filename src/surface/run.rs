@@ -47,12 +47,11 @@ use super::in_place::{InPlace, Site};
 use super::metrics::Live;
 use super::reaper::Reaper;
 use super::workers::{self, Job, Refusal};
-use crate::engine::context::throw_cancelled;
 use crate::engine::coroutine::Outcome;
 #[cfg(feature = "tracing")]
 use crate::engine::spans::scoped_default;
 use crate::ground::ambient::{Spot, is_single_threaded};
-use crate::ground::error::{Payload, discard};
+use crate::ground::error::{Cancelled, Payload, discard};
 use crate::ground::sync::{Mutex, MutexGuard};
 
 /// Runs plain code as part of the current task, on a coroutine.
@@ -291,7 +290,7 @@ where
             Poll::Ready(Err(_)) => match lock(&self.job.panic).take() {
                 Some(payload) => Poll::Ready(Err(payload)),
                 // The workers have been shut down.
-                None => throw_cancelled(),
+                None => Poll::Ready(Err(Box::new(Cancelled::new()))),
             },
             Poll::Pending => {
                 self.hand_over(cx);
