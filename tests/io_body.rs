@@ -24,7 +24,7 @@ use greenhack::io::{
 };
 use greenhack::{await_sync, leaked_runs, run_sync_local};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
-use support::{Fixture, Log, PLACES, Place, panic_of, paused, signal};
+use support::{Fixture, Log, PLACES, Place, on_drop, panic_of, paused, signal};
 use tokio::task::{coop, yield_now};
 
 assert_impl_all!(BodyStream: Send, Unpin);
@@ -263,6 +263,16 @@ fn a_panic_ends_it_with_an_error_that_has_the_message() {
                 );
             }
         }
+    });
+}
+
+#[test]
+fn a_panic_whose_payload_panics_is_an_error_too() {
+    in_each_place(|place| async move {
+        let body = body_in(place, |_| panic_any(on_drop(|| panic!("in the payload"))));
+        let (chunks, error) = all(body).await;
+        assert!(chunks.is_empty());
+        assert!(error.unwrap().to_string().ends_with("panicked: no message"));
     });
 }
 

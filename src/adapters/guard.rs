@@ -466,8 +466,8 @@ impl<R: Teardown<E>, E> Drop for Guard<R, E> {
     }
 }
 
-/// Drops what a second panic carries, whatever its destructor does.
-fn discard(payload: Box<dyn std::any::Any + Send>) {
+/// Drops what a panic carries that nobody hears of, whatever its destructor does.
+pub(crate) fn discard(payload: Box<dyn std::any::Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         forget(another);
     }

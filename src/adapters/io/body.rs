@@ -16,6 +16,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::producer::{CHUNK, Producer, chunks};
 use super::wait::wait;
+use crate::adapters::guard::discard;
 use crate::{Cancelled, builder};
 
 /// For how many bytes there is memory before they are written.
@@ -244,7 +245,11 @@ impl BodyWriter {
             Ok(Ok(())) => self.flush(),
             Ok(Err(error)) => Err(error),
             Err(payload) if payload.is::<Cancelled>() => resume_unwind(payload),
-            Err(payload) => Err(panicked(&*payload)),
+            Err(payload) => {
+                let error = panicked(&*payload);
+                discard(payload);
+                Err(error)
+            }
         }
     }
 
