@@ -22,12 +22,13 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use greenhack::io::{SyncIoBridge, is_cancelled};
-use greenhack::{Cancelled, await_sync, builder, leaked_runs, run_sync_local, shield};
+use greenhack::{Cancelled, await_sync, builder, leaked_runs, no_suspend, run_sync_local, shield};
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use support::{Log, in_each_place, panic_of, paused, signal};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncSeek, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
@@ -155,6 +156,25 @@ fn each_way_to_read_waits_for_all_that_it_needs() {
             assert_eq!(bridge.read(&mut []).unwrap(), 0);
         });
         run.await.unwrap();
+    });
+}
+
+#[test]
+fn a_read_into_nothing_waits_for_nothing() {
+    in_each_place(|place| async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        let read = place.spawn(|| {
+            let mut near = SyncIoBridge::new(near.unwrap());
+            let nothing = no_suspend(|| near.read(&mut []));
+            (
+                nothing.unwrap(),
+                no_suspend(|| near.read_exact(&mut [])).is_ok(),
+            )
+        });
+        assert_eq!(read.await.unwrap(), (0, true));
+        drop(far);
     });
 }
 

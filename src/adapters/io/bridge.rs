@@ -219,6 +219,10 @@ impl<T> SyncIoBridge<T> {
 impl<T: AsyncRead + Unpin> Read for SyncIoBridge<T> {
     #[track_caller]
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            // A socket would wait until there is something to leave there.
+            return Ok(0);
+        }
         self.deferred()?;
         wait(self.cancel_as_error, self.src.read(buf))?
     }
