@@ -390,6 +390,17 @@ fn no_threads_are_refused_where_they_are_set() {
 }
 
 #[test]
+fn a_name_that_no_thread_can_have_is_refused_where_it_is_set() {
+    let here = line!() + 1;
+    let (message, line, file) = support::panic_of(|| drop(Builder::new().thread_name("a\0b")));
+    assert_eq!((line, &*file), (here, file!()));
+    assert_eq!(
+        message,
+        "the name of a thread can't have a zero byte; leave it out of \"a\\0b\""
+    );
+}
+
+#[test]
 fn workers_are_send_and_sync_whatever_they_do() {
     assert_impl_all!(Workers<String>: Send, Sync, Unpin);
     assert_impl_all!(Worker: Send, Sync, Clone);

@@ -137,8 +137,18 @@ impl Builder {
     }
 
     /// Sets what the threads are called; each name gets a `-` and a number.
+    ///
+    /// # Panics
+    ///
+    /// If it has a zero byte, which no thread of the system can be called.
+    #[track_caller]
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
-        self.thread_name = name.into();
+        let name = name.into();
+        assert!(
+            !name.contains('\0'),
+            "the name of a thread can't have a zero byte; leave it out of {name:?}"
+        );
+        self.thread_name = name;
         self
     }
 
