@@ -4,12 +4,13 @@
 
 mod support;
 
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use greenhack::{await_sync, builder, run_sync};
-use support::{Log, in_each_place, on_drop, panic_of, see_panics, signal};
+use greenhack::{await_in_drop, await_sync, builder, run_sync};
+use support::{Log, everywhere, in_each_place, on_drop, panic_of, see_panics, signal, text};
 use tokio::task::yield_now;
 
 #[test]
@@ -209,4 +210,55 @@ fn the_message_of_a_panic_names_the_callers_line() {
         });
         run.await.unwrap();
     });
+}
+
+#[test]
+fn a_panic_of_what_a_destructor_awaits_in_an_unwind_does_not_abort() {
+    /// Awaits in its drop, twice.
+    fn bomb(log: &Log) -> impl Drop {
+        let log = log.clone();
+        on_drop(move || {
+            let burnt = await_in_drop(async {
+                yield_now().await;
+                panic_any("in the drop");
+            });
+            let next = await_in_drop(async { 1 });
+            log.add(format!("{:?} {next:?}", burnt.is_some()));
+        })
+    }
+
+    let log = Log::default();
+    let panics = {
+        let log = log.clone();
+        move || {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                let _bomb = bomb(&log);
+                panic_any("first");
+            }));
+            assert_eq!(text(&*caught.unwrap_err()), "first");
+        }
+    };
+    everywhere(panics);
+    assert_eq!(log.take(), ["false Some(1)"; 4]);
+
+    in_each_place(|place| {
+        let log = log.clone();
+        async move {
+            let ((started, wait), (ended, ends)) = (signal(), signal());
+            let of_run = log.clone();
+            let run = place.spawn(move || {
+                let _ended = on_drop(|| ended.give());
+                let _bomb = bomb(&of_run);
+                started.give();
+                await_sync(pending::<()>());
+            });
+            wait.wait().await;
+            run.abort();
+            ends.wait().await;
+            assert_eq!(log.take(), ["false Some(1)"]);
+        }
+    });
+    // Without an unwind it is a panic as any other.
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(bomb(&log))));
+    assert_eq!(text(&*dropped.unwrap_err()), "in the drop");
 }

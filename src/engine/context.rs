@@ -241,10 +241,9 @@ impl Header {
     fn unfinished<F: Future>(&self, slot: Slot<F>, wait: Wait) -> Result<F::Output, Unfinished> {
         match slot {
             Slot::Ready(output) => Ok(output),
-            // A run that it awaited was cancelled: no reason to abort.
-            Slot::Panicked(payload)
-                if wait == Wait::Cleanup && payload.is::<Cancelled>() && thread::panicking() =>
-            {
+            // To resume it would abort here. The hook has shown it.
+            Slot::Panicked(payload) if wait == Wait::Cleanup && thread::panicking() => {
+                discard(payload);
                 Err(Unfinished::Cancelled)
             }
             Slot::Panicked(payload) => resume_unwind(payload),

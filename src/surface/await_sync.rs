@@ -6,14 +6,17 @@
 #![forbid(unsafe_code)]
 
 use std::future::IntoFuture;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::thread;
+
+use tokio::runtime::Handle;
 
 use super::outside;
 use crate::engine::context::{
     Frame, Place, Unfinished, Wait, current, polling_refusal, throw_cancelled,
 };
 use crate::ground::ambient::Moved;
-use crate::ground::error::{Cancelled, NotAwaited, Refusal};
+use crate::ground::error::{Cancelled, NotAwaited, Refusal, discard};
 use crate::ground::report;
 
 /// The file of this code, by which its frames are known.
@@ -214,11 +217,13 @@ pub fn await_or_cancelled<F: IntoFuture>(future: F) -> Result<F::Output, Cancell
 /// and reports a warning, and the resource has to do without (a connection is
 /// closed instead of returned).
 ///
-/// Returns `None` if `future` was dropped before it was ready.
+/// Returns `None` if `future` was dropped before it was ready, or has panicked while
+/// the stack unwinds.
 ///
 /// # Panics
 ///
-/// With the panic of `future`.
+/// With the panic of `future`, but not while the stack unwinds: that would end the
+/// process.
 ///
 /// # Examples
 ///
@@ -256,6 +261,7 @@ pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
         }
         Place::Polling => future,
         Place::Outside => match outside::runtime() {
+            Ok(handle) if thread::panicking() => return block_in_unwind(&handle, future),
             Ok(handle) => return Some(outside::block_on(&handle, future.into_future())),
             Err(_) => future,
         },
@@ -263,6 +269,13 @@ pub fn await_in_drop<F: IntoFuture>(future: F) -> Option<F::Output> {
     drop(refused);
     give_up();
     None
+}
+
+/// Blocks, where a panic of `future` would end the process.
+#[cold]
+fn block_in_unwind<F: IntoFuture>(handle: &Handle, future: F) -> Option<F::Output> {
+    let waits = || outside::block_on(handle, future.into_future());
+    catch_unwind(AssertUnwindSafe(waits)).map_err(discard).ok()
 }
 
 #[cold]

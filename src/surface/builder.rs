@@ -181,6 +181,11 @@ impl Builder {
     /// runtime is entered around each poll, so that what the run spawns goes
     /// there and outlives the workers.
     ///
+    /// That runtime must be there until the run has ended, with its cleanup: who awaits
+    /// its timers when it is gone panics, and a panic of a destructor in an unwind ends
+    /// the process. So shut the workers down before it, or await in destructors with
+    /// [`await_in_drop`](crate::await_in_drop).
+    ///
     /// # Examples
     ///
     /// ```
