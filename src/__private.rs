@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "not part of the interface")]
 
 pub use crate::surface::await_sync::await_called;
+pub use crate::surface::tuples::{boxed, join};
 pub use tokio;
 
 // The compiler quotes the line of the bound.

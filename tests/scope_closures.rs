@@ -51,6 +51,76 @@ fn joined_closures_take_turns_and_return_in_order() {
 }
 
 #[test]
+fn closures_of_different_types_run_at_once_and_return_in_order() {
+    everywhere(|| {
+        let (sender, receiver) = oneshot::channel();
+        let (log, name) = (Log::default(), String::from("borrowed"));
+        let outputs = join!(|| await_sync(receiver).unwrap(), || name.as_str(), || {
+            pause();
+            log.add("waited");
+            sender.send(1).unwrap();
+        },);
+        assert_eq!(outputs, (1, "borrowed", ()));
+        assert_eq!(log.take(), ["waited"]);
+        assert_eq!(join!(|| 1), (1,));
+        let (a, .., l) = join!(
+            || 'a',
+            || 2,
+            || 3,
+            || 4,
+            || 5,
+            || 6,
+            || 7,
+            || 8,
+            || 9,
+            || 10,
+            || 11,
+            || 'l'
+        );
+        assert_eq!((a, l), ('a', 'l'));
+    });
+}
+
+#[test]
+fn the_first_of_closures_of_different_types_wins() {
+    everywhere(|| {
+        let log = Log::default();
+        let owned = String::from("owned");
+        let first = race!(
+            || {
+                let _loser = log.on_drop("unwound");
+                await_sync(pending())
+            },
+            || {
+                pause();
+                owned
+            },
+        );
+        assert_eq!(first, "owned");
+        assert_eq!(log.take(), ["unwound"]);
+    });
+}
+
+#[test]
+fn a_panic_of_one_of_three_closures_ends_the_others() {
+    everywhere(|| {
+        let log = Log::default();
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            join!(
+                || {
+                    let _guard = log.on_drop("first");
+                    await_sync(pending::<()>());
+                },
+                || resume_unwind(Box::new("second")),
+                || await_sync(pending::<u8>()),
+            )
+        }));
+        assert_eq!(text(&*caught.unwrap_err()), "second");
+        assert_eq!(log.take(), ["first"]);
+    });
+}
+
+#[test]
 fn closures_that_wait_for_each_other_end() {
     everywhere(|| {
         let (sender, receiver) = oneshot::channel();
@@ -416,6 +486,20 @@ fn async_code_is_refused_before_anything_runs() {
         let (message, ..) = panic_of(|| drop(join_all([|| ran.set(true)])));
         assert!(
             message.starts_with("`join_all` called in async code"),
+            "{message}"
+        );
+        let (message, line, file) = panic_of(|| {
+            join!(|| ran.set(true), || 1, || ran.set(true));
+        });
+        assert_eq!((line, file.as_str()), (line!() - 2, file!()));
+        assert!(
+            message.starts_with("`join!` called in async code"),
+            "{message}"
+        );
+        let (message, line, _) = panic_of(|| race!(|| ran.set(true), || ()));
+        assert_eq!(line, line!() - 1);
+        assert!(
+            message.starts_with("`race` called in async code"),
             "{message}"
         );
         // In a future that a run awaits, too.

@@ -35,7 +35,7 @@ thread_local! {
 /// Measure all in a test, and one of a hundred or of a thousand in a service that is busy.
 /// The others don't notice.
 ///
-/// Closures of [`join`](crate::join), [`scope`](crate::scope) and their like are measured
+/// Closures of [`join`](fn@crate::join), [`scope`](crate::scope) and their like are measured
 /// as well, and count among what a thread starts. They have stacks of their own, of the
 /// size that the run has which calls them.
 ///

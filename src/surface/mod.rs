@@ -17,6 +17,7 @@ pub(crate) mod reaper;
 pub(crate) mod run;
 pub(crate) mod scope;
 pub(crate) mod sections;
+pub(crate) mod tuples;
 pub(crate) mod watch;
 pub(crate) mod with_ambient;
 pub mod workers;

@@ -24,7 +24,7 @@ use crate::ground::error::{Cancelled, discard};
 /// They may borrow from the caller and need not be `Send`. They have stacks of
 /// the size that the caller's run has. Outside a run this blocks the thread
 /// until both have ended, where [`await_sync`] does. For more
-/// closures use [`join_all`] or [`scope`].
+/// closures use the macro [`join!`](crate::join!), [`join_all`] or [`scope`].
 ///
 /// # Cancel safety
 ///
@@ -79,16 +79,16 @@ where
 /// Suspends until closures have ended that run at once, and returns their
 /// results in order.
 ///
-/// As [`join`], for closures of one type. All of them start; to have only so many
+/// As [`join()`], for closures of one type. All of them start; to have only so many
 /// at a time use [`map_concurrent`].
 ///
 /// # Cancel safety
 ///
-/// As [`join`].
+/// As [`join()`].
 ///
 /// # Panics
 ///
-/// As [`join`].
+/// As [`join()`].
 ///
 /// # Examples
 ///
@@ -133,11 +133,11 @@ where
 ///
 /// # Cancel safety
 ///
-/// As [`join`].
+/// As [`join()`].
 ///
 /// # Panics
 ///
-/// If `limit` is zero; otherwise as [`join`]: a panic of `f` or of the iterator
+/// If `limit` is zero; otherwise as [`join()`]: a panic of `f` or of the iterator
 /// cancels the other calls.
 ///
 /// # Examples
@@ -237,8 +237,8 @@ where
 ///
 /// The others are cancelled, and have ended before this returns, with their
 /// destructors; what they return all the same is dropped. The closures may
-/// borrow from the caller. For a time limit use
-/// [`time::timeout`](crate::time::timeout).
+/// borrow from the caller, and are of one type; for others there is the macro
+/// [`race!`](crate::race!). For a time limit use [`time::timeout`](crate::time::timeout).
 ///
 /// So the winner is no quicker than the cleanup of the others. No budget ends
 /// that; a wait in a destructor that may take for ever needs a limit of its own,
@@ -246,12 +246,12 @@ where
 ///
 /// # Cancel safety
 ///
-/// As [`join`].
+/// As [`join()`].
 ///
 /// # Panics
 ///
 /// If there are no closures; with the first panic of a closure; otherwise as
-/// [`join`].
+/// [`join()`].
 ///
 /// # Examples
 ///
@@ -259,10 +259,14 @@ where
 /// use std::future::pending;
 /// use greenhack::{await_sync, race};
 ///
-/// let slow = || await_sync(pending());
-/// let fast = || await_sync(async { "fast" });
-/// let closures: [&dyn Fn() -> &'static str; 2] = [&slow, &fast];
-/// assert_eq!(race(closures), "fast");
+/// let mirrors = ["slow", "fast"];
+/// let answer = race(mirrors.map(|mirror| {
+///     move || match mirror {
+///         "slow" => await_sync(pending()),
+///         _ => format!("from {mirror}"),
+///     }
+/// }));
+/// assert_eq!(answer, "from fast");
 /// ```
 #[track_caller]
 pub fn race<'env, I, F, R>(closures: I) -> R
@@ -301,7 +305,7 @@ where
 /// If the run is cancelled, so are `f` and all closures; the caller unwinds when
 /// all have ended, with their destructors, within the run's
 /// [`cleanup_budget`](crate::Builder::cleanup_budget). One that a panic or
-/// [`abort`](ScopedJoinHandle::abort) cancels has no budget, see [`join`].
+/// [`abort`](ScopedJoinHandle::abort) cancels has no budget, see [`join()`].
 ///
 /// # Panics
 ///
@@ -536,10 +540,10 @@ impl<R> Drop for Packet<'_, R> {
 }
 
 /// What a child leaves to the caller.
-struct Output<R>(Rc<Cell<Option<R>>>);
+pub(super) struct Output<R>(Rc<Cell<Option<R>>>);
 
 impl<R> Output<R> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Output(Rc::new(Cell::new(None)))
     }
 }
@@ -551,7 +555,7 @@ impl<R> Clone for Output<R> {
 }
 
 /// Calls `f`, whose panic ends the other children.
-fn required<R>(nursery: &Nursery, f: impl FnOnce() -> R, output: &Output<R>) {
+pub(super) fn required<R>(nursery: &Nursery, f: impl FnOnce() -> R, output: &Output<R>) {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(value) => output.0.set(Some(value)),
         Err(payload) => nursery.end_with(payload),
@@ -569,7 +573,7 @@ fn racing<R>(nursery: &Nursery, f: impl FnOnce() -> R, first: &Output<R>) {
 }
 
 /// The output of a child, when the call of `run` has returned.
-fn ended<R>(output: &Output<R>) -> R {
+pub(super) fn ended<R>(output: &Output<R>) -> R {
     // Without a panic, a child has no output only if what it awaited was
     // cancelled.
     output.0.take().unwrap_or_else(|| leave_without_output())

@@ -31,7 +31,7 @@
 //! compressed stream whose content was cut off; [`body`] ends with an error then.
 //!
 //! On a panic, and in a closure that [`time::timeout`](crate::time::timeout),
-//! [`race`](crate::race) or the panic of a sibling cancels, there is no budget: the
+//! [`race`](fn@crate::race) or the panic of a sibling cancels, there is no budget: the
 //! call waits until the peer takes what is written, or closes. Where a peer may do
 //! neither, flush before the scope ends, or give the stream a time limit of its own.
 //!
