@@ -379,7 +379,7 @@ fn workers_that_are_polled_after_their_end_panic() {
 }
 
 #[test]
-fn no_threads_are_refused_where_they_are_set() {
+fn no_threads_and_too_many_are_refused_where_they_are_set() {
     let here = line!() + 1;
     let (message, line, file) = support::panic_of(|| drop(Builder::new().threads(0)));
     assert_eq!((line, &*file), (here, file!()));
@@ -387,6 +387,10 @@ fn no_threads_are_refused_where_they_are_set() {
         message,
         "there must be at least one worker; write `.threads(1)`"
     );
+    let (message, line, _) = support::panic_of(|| drop(Builder::new().threads(usize::MAX)));
+    assert_eq!(line, line!() - 1);
+    let expected = format!("there can't be {} workers; ", usize::MAX);
+    assert!(message.starts_with(&expected), "{message}");
 }
 
 #[test]

@@ -105,6 +105,9 @@ pub struct Builder {
     core_affinity: bool,
 }
 
+/// More than any machine has a use for.
+const MOST_THREADS: usize = u16::MAX as usize;
+
 impl Default for Builder {
     fn default() -> Self {
         Builder::new()
@@ -125,12 +128,17 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If it is 0.
+    /// If it is 0, or more than 65,535.
     #[track_caller]
     pub fn threads(mut self, count: usize) -> Self {
         assert!(
             count > 0,
             "there must be at least one worker; write `.threads(1)`"
+        );
+        assert!(
+            count <= MOST_THREADS,
+            "there can't be {count} workers; set as many as the machine has cores, which is the \
+             default"
         );
         self.threads = Some(count);
         self
