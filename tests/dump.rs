@@ -258,6 +258,22 @@ fn closures_of_a_scope_have_stacks_of_their_own() {
 }
 
 #[test]
+fn closures_on_a_plain_thread_are_said_to_be_so() {
+    let (first, stacks) = join(
+        || {
+            let thread = dump::this_thread();
+            thread.stacks().unwrap()[0].to_string()
+        },
+        || dump::this_thread().stacks().unwrap().len(),
+    );
+    assert!(
+        first.starts_with("- a closure of `a plain thread` runs;"),
+        "{first}"
+    );
+    assert!(stacks > 0);
+}
+
+#[test]
 fn a_run_that_cleans_up_says_so_and_unwinds_as_before() {
     struct Cleanup(Rc<Notify>, Rc<Cell<bool>>);
     impl Drop for Cleanup {

@@ -23,7 +23,7 @@ pub(crate) struct Account {
     pub(crate) location: Option<&'static Location<'static>>,
     /// For how long, if times are taken.
     pub(crate) waited: Option<Duration>,
-    pub(crate) is_closure: bool,
+    pub(crate) kind: Kind,
     /// The names of the spans that it holds open, outermost first.
     pub(crate) spans: Vec<&'static str>,
     unnamed: Unnamed,
@@ -62,7 +62,7 @@ impl Account {
             state: header.state(),
             location: None,
             waited: header.since().map(|since| since.elapsed()),
-            is_closure: header.kind() == Kind::Child,
+            kind: header.kind(),
             spans: Vec::new(),
             unnamed: header.spans(),
             stack_size: header.stack_size(),

@@ -86,6 +86,16 @@ pub(crate) enum Kind {
     Child,
 }
 
+impl Kind {
+    /// What comes before the name where one is meant.
+    pub(crate) fn prefix(self) -> &'static str {
+        match self {
+            Kind::Run => "",
+            Kind::Child => "a closure of ",
+        }
+    }
+}
+
 /// Why [`Header::wait`] has no output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unfinished {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::ptr;
 use std::sync::Once;
 
-use super::context::{Frame, Header, Kind, Place, current};
+use super::context::{Frame, Header, Place, current};
 use crate::ground::sys::{self, LARGEST_GUARD, Message};
 
 /// A stack with a mapping of its own may end a page lower than it must.
@@ -28,15 +28,12 @@ pub(crate) fn watch() {
 fn explain(address: usize, message: &mut Message) {
     if let Place::In(header) = current(&Frame::here()) {
         if is_in_guard(header, address) {
-            let closure = match header.kind() {
-                Kind::Run => "",
-                Kind::Child => "a closure of ",
-            };
             // As much of a name as leaves room for the rest.
             let _ = writeln!(
                 message,
-                "greenhack: {closure}`{:.200}` has overflowed its stack of {} bytes; set a larger \
+                "greenhack: {}`{:.200}` has overflowed its stack of {} bytes; set a larger \
                  `stack_size`, or call what needs so much with `greenhack::on_thread_stack`",
+                header.kind().prefix(),
                 header.name(),
                 header.stack_size(),
             );

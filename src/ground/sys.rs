@@ -123,8 +123,8 @@ impl Mapping {
             PROTECTED.fetch_sub(1, Ordering::Relaxed);
             return Err(io::Error::new(
                 io::ErrorKind::QuotaExceeded,
-                "before Linux 6.13 stacks take up to a quarter of the mappings that \
-                 `vm.max_map_count` allows, two each",
+                "without the guards of Linux 6.13 stacks take up to a quarter of the mappings \
+                 that `vm.max_map_count` allows, two each",
             ));
         }
         // SAFETY: as above.

@@ -129,7 +129,7 @@ impl StackUse {
     /// Returns the [`name`](crate::Builder::name) of the runs.
     ///
     /// A closure of a scope goes by the name of the run that it is a part of. Where a plain
-    /// thread has called the scope, it is `a closure of a scope`.
+    /// thread has called the scope, it is `a plain thread`.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -251,16 +251,16 @@ fn take_another(size: usize, first: fn()) -> io::Result<Stack> {
     taken.unwrap_or_else(|_| map(class_of(size).map_or(size, |class| CLASSES[class])))
 }
 
+const RAISE_IT: &str =
+    "raise it: `sysctl -w vm.max_map_count=1048576` is enough for 131,000 stacks";
+
 /// Says that there is no stack, and what to do.
 #[cold]
 pub(crate) fn complaint(size: usize, whom: &str, error: &io::Error) -> String {
     let remedy = match error.raw_os_error() {
         Some(_) => "see `vm.max_map_count`, or set a smaller `stack_size`",
         // The others name the limit that they are of.
-        None if error.kind() == io::ErrorKind::QuotaExceeded => {
-            "raise it: `sysctl -w \
-             vm.max_map_count=1048576` is enough for 131,000 stacks"
-        }
+        None if error.kind() == io::ErrorKind::QuotaExceeded => RAISE_IT,
         None => "set a smaller `stack_size`",
     };
     format!("no stack of {size} bytes for {whom}: {error}; {remedy}")

@@ -52,7 +52,8 @@ use super::outside;
 use crate::engine::account::Account;
 #[cfg(not(feature = "backtrace"))]
 use crate::engine::account::Trace;
-use crate::engine::{context, residents};
+use crate::engine::context::{self, Kind};
+use crate::engine::residents;
 use crate::ground::ambient::{ThreadToken, thread_is_alive};
 
 pub use crate::engine::account::State;
@@ -288,14 +289,15 @@ impl Stack {
     }
 
     /// Returns the [name](crate::Builder::name) of the run. A closure of a
-    /// [scope](crate::scope) goes by the name of the run that it is a part of.
+    /// [scope](crate::scope) goes by the name of the run that it is a part of; on a plain
+    /// thread it is called `a plain thread`.
     pub fn name(&self) -> &str {
         &self.account.name
     }
 
     /// Whether it is not a run but a closure of a [scope](crate::scope).
     pub fn is_closure(&self) -> bool {
-        self.account.is_closure
+        self.account.kind == Kind::Child
     }
 
     /// Returns what it is about.
@@ -376,12 +378,8 @@ impl fmt::Display for Stack {
             State::CleaningUp => "was cancelled, and cleans up",
             State::Leaked => "was leaked",
         };
-        let closure = if self.is_closure() {
-            "a closure of "
-        } else {
-            ""
-        };
-        write!(f, "- {closure}`{}` {state}", self.name())?;
+        let prefix = self.account.kind.prefix();
+        write!(f, "- {prefix}`{}` {state}", self.name())?;
         if let Some(location) = self.location() {
             write!(f, " at {location}")?;
         }

@@ -76,9 +76,9 @@ use crate::ground::nobody;
 use crate::memory::measure::{self, Measured};
 use crate::memory::pool;
 
-/// The name of a child of a plain thread. Others go by that of the caller, which is the
-/// handler's, however deep the scopes are nested.
-const NAME: &str = "a closure of a scope";
+/// Whose the children of a plain thread are. Others go by the name of the caller, which is
+/// the handler's, however deep the scopes are nested.
+const NAME: &str = "a plain thread";
 
 /// How often children are polled in place where the caller can't wait.
 const A_LITTLE: usize = 64;
@@ -228,7 +228,7 @@ impl<'scope> Scope<'scope, '_> {
 impl Nursery {
     #[cold]
     fn complaint(&self, error: &io::Error) -> String {
-        let whom = format!("a closure of `{}`", self.name);
+        let whom = format!("{}`{}`", Kind::Child.prefix(), self.name);
         pool::complaint(self.stack_size, &whom, error)
     }
 
